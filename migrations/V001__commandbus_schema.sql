@@ -1,0 +1,2196 @@
+-- commandbus: the schema of a reliable command bus on PostgreSQL and PGMQ.
+--
+-- A command is one row in commandbus.command and, while somebody should work on it, one message in the PGMQ queue
+-- <domain>__commands. sp_send_commands writes both. sp_receive_commands leases a set of messages and starts their
+-- commands. sp_settle_commands ends attempts: done, failed for good, to be retried, or parked in the troubleshooting
+-- queue (TSQ) for an operator, who ends the wait with sp_operator_retry, _cancel or _complete. Every transition is a
+-- row in commandbus.audit. Commands sent as a batch are counted in commandbus.batch.
+--
+-- A lease is the pair (msg_id, read_ct) that PGMQ gave with a delivery. Whoever ends an attempt must name it, and the
+-- queue row is deleted only where it still matches: that one row is the fence for everything written after it.
+--
+-- Locks are always taken in this order: queue row, command row (by id), batch row (by id).
+--
+-- Errors: CB001 duplicate command, CB002 command not found, CB003 stale lease, CB004 batch not found,
+--         CB005 queue not found, CB006 invalid operation, CB007 invalid argument.
+--
+-- Functions whose name starts with an underscore are for the others in this file only.
+
+-- PGMQ comes from the extension where the server offers it. Elsewhere its SQL must have been installed before.
+do $$
+begin
+    if to_regtype('pgmq.message_record') is null then
+        if not exists (select from pg_catalog.pg_available_extensions where name = 'pgmq') then
+            raise exception 'PGMQ is missing: install the extension, or run "commandbus migrate", which brings its SQL';
+        end if;
+        create extension pgmq;
+    end if;
+    if not exists (
+        select from pg_catalog.pg_attribute
+        where attrelid = to_regclass('pgmq.message_record') and attname = 'last_read_at'
+    ) then
+        raise exception 'PGMQ is too old: 1.10 or newer is needed';
+    end if;
+end $$;
+
+create schema if not exists commandbus;
+revoke all on schema commandbus from public;
+
+
+-- Tables
+
+create table commandbus.batch (
+    domain                   text        not null,
+    batch_id                 uuid        not null,
+    name                     text,
+    custom_data              jsonb,
+    status                   text        not null default 'PENDING',
+    total_count              int         not null default 0,
+    completed_count          int         not null default 0,
+    failed_count             int         not null default 0,
+    canceled_count           int         not null default 0,
+    in_troubleshooting_count int         not null default 0,
+    created_at               timestamptz not null default now(),
+    started_at               timestamptz,
+    completed_at             timestamptz,
+    completion_queue         text,       -- a reply queue that is told when the batch is complete
+    constraint batch_pk primary key (domain, batch_id),
+    constraint batch_status_ck check (status in ('PENDING', 'IN_PROGRESS', 'COMPLETED', 'COMPLETED_WITH_FAILURES')),
+    constraint batch_counts_ck check (
+        least(total_count, completed_count, failed_count, canceled_count, in_troubleshooting_count) >= 0
+        and completed_count + failed_count + canceled_count + in_troubleshooting_count <= total_count
+    ),
+    constraint batch_completed_ck check (
+        (completed_at is not null) = (status in ('COMPLETED', 'COMPLETED_WITH_FAILURES'))
+    )
+) with (fillfactor = 50);
+
+-- list_batches: newest first.
+create index batch_created_idx on commandbus.batch (domain, created_at);
+
+-- The statuses a command can have. Those from FAILED on are final. The column is text; its check is a cast to this
+-- type, because PostgreSQL parses the stored text of every check anew in each single-row insert, and a cast is short.
+create type commandbus.command_status as enum (
+    'PENDING', 'IN_PROGRESS', 'IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED', 'COMPLETED'
+);
+
+-- Half of every page stays free, and no index covers a column that a healthy life changes: both updates of a command
+-- (started, completed) then stay within their page and touch no index.
+create table commandbus.command (
+    domain           text        not null,
+    queue_name       text        not null,
+    msg_id           bigint,
+    command_id       uuid        not null,
+    command_type     text        not null,
+    status           text        not null,
+    attempts         int         not null default 0,
+    max_attempts     int         not null,
+    lease_expires_at timestamptz,
+    last_error_type  text,
+    last_error_code  text,
+    last_error_msg   text,
+    created_at       timestamptz not null default now(),
+    updated_at       timestamptz not null default now(),
+    reply_queue      text        not null default '',
+    correlation_id   uuid,
+    batch_id         uuid,
+    read_ct          int,        -- with msg_id: the lease of the last delivery
+    attention_at     timestamptz, -- since when it is in the TSQ, failed or canceled
+    finished_at      timestamptz,
+    constraint command_pk primary key (command_id, domain),
+    constraint command_batch_fk foreign key (domain, batch_id) references commandbus.batch (domain, batch_id),
+    constraint command_status_ck check ((finished_at is not null) = (status::commandbus.command_status >= 'FAILED')),
+    constraint command_attempts_ck check (attempts <= max_attempts)
+) with (fillfactor = 50);
+
+-- query_commands: newest first.
+create index command_created_idx on commandbus.command (created_at);
+-- list_batch_commands.
+create index command_batch_idx on commandbus.command (domain, batch_id) where batch_id is not null;
+-- list_troubleshooting, and query_commands for failed and canceled ones.
+create index command_attention_idx on commandbus.command (domain, attention_at) where attention_at is not null;
+
+-- What happened, one row per event; command_id is the batch's id in BATCH_* events. No payload is ever in it.
+create table commandbus.audit (
+    audit_id   bigint      generated always as identity,
+    ts         timestamptz not null default clock_timestamp(),
+    command_id uuid        not null,
+    msg_id     bigint,
+    attempt    int,
+    domain     text        not null,
+    event_type text        not null,
+    details    jsonb,
+    constraint audit_pk primary key (audit_id)
+);
+
+-- get_audit_trail.
+create index audit_command_idx on commandbus.audit (command_id);
+
+-- The messages of commands that wait in the TSQ, so that a retry never depends on PGMQ's archive.
+create table commandbus.payload_archive (
+    domain      text        not null,
+    command_id  uuid        not null,
+    msg_id      bigint,
+    message     jsonb       not null,
+    archived_at timestamptz not null default now(),
+    constraint payload_archive_pk primary key (command_id, domain)
+);
+
+-- Commands that wait for their next attempt. They live outside the queue because pgmq.read walks past every message
+-- that is not visible yet.
+create table commandbus.scheduled (
+    domain     text        not null,
+    command_id uuid        not null,
+    due_at     timestamptz not null,
+    message    jsonb       not null,
+    constraint scheduled_pk primary key (command_id, domain)
+);
+
+-- _enqueue_due: what is due in a domain, earliest first.
+create index scheduled_due_idx on commandbus.scheduled (domain, due_at);
+
+-- Replies and completion messages whose queue was dropped after the send; delivered when the queue is made again.
+create table commandbus.undelivered_reply (
+    reply_id   bigint      generated always as identity,
+    queue_name text        not null,
+    message    jsonb       not null,
+    created_at timestamptz not null default now(),
+    constraint undelivered_reply_pk primary key (reply_id)
+);
+
+-- sp_create_domain: the replies that waited for this queue.
+create index undelivered_reply_queue_idx on commandbus.undelivered_reply (queue_name);
+
+
+-- Domains and queues
+
+-- commandbus.schema_version: the version of this schema, for programs that must know whether they fit.
+create function commandbus.schema_version()
+returns int
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$ select 1 $$;
+
+-- commandbus._check_domain: refuse a domain name that could collide with another queue's table.
+--
+-- Raises   CB007.
+create function commandbus._check_domain(p_domain text)
+returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_domain is null or p_domain !~ '^[a-z][a-z0-9_]{0,36}$' then
+        raise exception 'domain: must match ^[a-z][a-z0-9_]{0,36}$' using errcode = 'CB007';
+    end if;
+end $$;
+
+-- commandbus._command_table: the name of the table that holds a domain's command queue.
+--
+-- Raises   CB007 for a bad name, CB005 when the domain has no queue.
+create function commandbus._command_table(p_domain text)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_domain is null or p_domain !~ '^[a-z][a-z0-9_]{0,36}$' then
+        raise exception 'domain: must match ^[a-z][a-z0-9_]{0,36}$' using errcode = 'CB007';
+    end if;
+    if to_regclass('pgmq.q_' || p_domain || '__commands') is null then
+        raise exception 'domain "%" has no command queue: create it with "commandbus queue create %"', p_domain, p_domain
+            using errcode = 'CB005';
+    end if;
+    return 'q_' || p_domain || '__commands';
+end $$;
+
+-- commandbus._reply_table: the name of the table that holds a reply queue; null when there is no such queue.
+create function commandbus._reply_table(p_queue text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select 'q_' || p_queue
+    where p_queue ~ '^[a-z][a-z0-9_]{0,36}__replies$' and to_regclass('pgmq.q_' || p_queue) is not null
+$$;
+
+-- commandbus._check_reply_queue: refuse a reply queue that nobody made, or that is no reply queue.
+--
+-- Raises   CB005.
+create function commandbus._check_reply_queue(p_queue text)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if commandbus._reply_table(p_queue) is null then
+        raise exception 'reply_to: there is no reply queue of this name; reply queues are called <domain>__replies'
+            using errcode = 'CB005';
+    end if;
+end $$;
+
+-- commandbus._wake: tell the listeners of a queue that something arrived. The channel is commandbus:<queue>.
+create function commandbus._wake(p_queue text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$ select pg_notify('commandbus:' || p_queue, '') $$;
+
+-- commandbus._deliver: put messages into reply queues, those whose queue is gone into undelivered_reply.
+--
+-- Locks    nothing that exists before.
+create function commandbus._deliver(p_queues text[], p_messages jsonb[], p_notify boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_queue    text;
+    v_messages jsonb[];
+    v_table    text;
+begin
+    for v_queue, v_messages in
+        select d.queue, array_agg(d.message order by d.ord)
+        from unnest(p_queues, p_messages) with ordinality d(queue, message, ord)
+        group by d.queue
+        order by d.queue
+    loop
+        v_table := commandbus._reply_table(v_queue);
+        if v_table is null then
+            insert into commandbus.undelivered_reply (queue_name, message)
+            select v_queue, m from unnest(v_messages) m;
+            continue;
+        end if;
+        execute format('insert into pgmq.%I (vt, message) select clock_timestamp(), m from unnest($1) m', v_table)
+            using v_messages;
+        if p_notify then
+            perform commandbus._wake(v_queue);
+        end if;
+    end loop;
+end $$;
+
+-- commandbus.sp_create_domain: make a domain's command queue and reply queue, if they are not there yet.
+--
+-- PGMQ's index on vt serves none of its queries, and because of it every delivery rewrites all index entries of a
+-- message. Without it, and with half of each page free, a delivery changes the message's page only.
+--
+-- Returns  whether anything had to be made.
+-- Raises   CB007 for a bad name.
+-- Locks    PGMQ's lock for the queue name; nothing when both queues exist.
+create function commandbus.sp_create_domain(p_domain text)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_queue   text;
+    v_made    boolean := false;
+    v_waiting jsonb[];
+begin
+    perform commandbus._check_domain(p_domain);
+    foreach v_queue in array array[p_domain || '__commands', p_domain || '__replies'] loop
+        continue when to_regclass('pgmq.q_' || v_queue) is not null;
+        perform pgmq.create(v_queue);
+        execute format('drop index if exists pgmq.%I', 'q_' || v_queue || '_vt_idx');
+        execute format(
+            'alter table pgmq.%I set (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01,'
+            ' autovacuum_vacuum_insert_scale_factor = 0.1)', 'q_' || v_queue);
+        v_made := true;
+        continue when v_queue not like '%\_\_replies';
+
+        execute format('create index if not exists %I on pgmq.%I ((message ->> ''command_id''))',
+            'q_' || v_queue || '_cmd_idx', 'q_' || v_queue);
+        with waiting as (
+            delete from commandbus.undelivered_reply u where u.queue_name = v_queue returning u.reply_id, u.message
+        )
+        select array_agg(w.message order by w.reply_id) into v_waiting from waiting w;
+        if v_waiting is not null then
+            perform commandbus._deliver(array_fill(v_queue, array[cardinality(v_waiting)]), v_waiting, true);
+        end if;
+    end loop;
+    return v_made;
+end $$;
+
+
+-- Batches
+
+-- commandbus.sp_create_batch: make an empty batch; commands join it as they are sent.
+--
+-- Returns  the batch's id.
+-- Raises   CB006 when the batch exists, CB005 for an unknown completion queue, CB007 for a bad domain.
+create function commandbus.sp_create_batch(
+    p_domain           text,
+    p_batch_id         uuid,
+    p_name             text  default null,
+    p_custom_data      jsonb default null,
+    p_completion_queue text  default null
+)
+returns uuid
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._check_domain(p_domain);
+    if p_completion_queue is not null then
+        perform commandbus._check_reply_queue(p_completion_queue);
+    end if;
+    insert into commandbus.batch (domain, batch_id, name, custom_data, completion_queue)
+    values (p_domain, p_batch_id, p_name, p_custom_data, p_completion_queue)
+    on conflict on constraint batch_pk do nothing;
+    if not found then
+        raise exception 'batch % exists in domain "%"', p_batch_id, p_domain using errcode = 'CB006';
+    end if;
+    return p_batch_id;
+end $$;
+
+-- commandbus._count_batches: add to the counters of batches, and complete those that have nothing left.
+--
+-- The arrays run in parallel, one element per batch. A batch is complete when all its commands are completed, failed
+-- or canceled; a command in the TSQ keeps it open. A batch that was complete and is so no longer is open again.
+--
+-- Returns  the batches that became complete.
+-- Raises   CB004 for a batch that does not exist.
+-- Locks    the batch rows, by id.
+create function commandbus._count_batches(
+    p_domain         text,
+    p_batch_ids      uuid[],
+    p_completed      int[],
+    p_failed         int[],
+    p_canceled       int[],
+    p_troubleshooting int[],
+    p_notify         boolean default true
+)
+returns setof uuid
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_add   record;
+    v_batch commandbus.batch;
+    v_was   text;
+begin
+    for v_add in
+        select *
+        from unnest(p_batch_ids, p_completed, p_failed, p_canceled, p_troubleshooting)
+            as a(batch_id, completed, failed, canceled, troubleshooting)
+        order by a.batch_id
+    loop
+        select b.status into v_was
+        from commandbus.batch b
+        where b.domain = p_domain and b.batch_id = v_add.batch_id
+        for no key update;
+        if not found then
+            raise exception 'batch % not found in domain "%"', v_add.batch_id, p_domain using errcode = 'CB004';
+        end if;
+
+        update commandbus.batch b
+        set completed_count = b.completed_count + v_add.completed,
+            failed_count = b.failed_count + v_add.failed,
+            canceled_count = b.canceled_count + v_add.canceled,
+            in_troubleshooting_count = b.in_troubleshooting_count + v_add.troubleshooting,
+            started_at = coalesce(b.started_at, clock_timestamp()),
+            status = s.status,
+            completed_at = case when s.status <> 'IN_PROGRESS' then coalesce(b.completed_at, clock_timestamp()) end
+        from (
+            select case
+                when o.completed_count + o.failed_count + o.canceled_count
+                    + v_add.completed + v_add.failed + v_add.canceled < o.total_count then 'IN_PROGRESS'
+                when o.failed_count + o.canceled_count + v_add.failed + v_add.canceled > 0
+                    then 'COMPLETED_WITH_FAILURES'
+                else 'COMPLETED'
+            end as status
+            from commandbus.batch o
+            where o.domain = p_domain and o.batch_id = v_add.batch_id
+        ) s
+        where b.domain = p_domain and b.batch_id = v_add.batch_id
+        returning b.* into v_batch;
+
+        continue when v_batch.status = 'IN_PROGRESS' or v_was = v_batch.status;
+        perform commandbus._announce_batch(v_batch, p_notify);
+        return next v_batch.batch_id;
+    end loop;
+end $$;
+
+-- commandbus._announce_batch: write the audit event of a complete batch and tell its completion queue.
+create function commandbus._announce_batch(p_batch commandbus.batch, p_notify boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_facts jsonb := jsonb_build_object(
+        'status', p_batch.status,
+        'total_count', p_batch.total_count,
+        'completed_count', p_batch.completed_count,
+        'failed_count', p_batch.failed_count,
+        'canceled_count', p_batch.canceled_count
+    );
+begin
+    insert into commandbus.audit (domain, command_id, event_type, details)
+    values (p_batch.domain, p_batch.batch_id, 'BATCH_COMPLETED', v_facts);
+    if p_batch.completion_queue is not null then
+        perform commandbus._deliver(
+            array[p_batch.completion_queue],
+            array[v_facts || jsonb_build_object(
+                'event', 'BATCH_COMPLETED',
+                'domain', p_batch.domain,
+                'batch_id', p_batch.batch_id,
+                'name', p_batch.name,
+                'completed_at', p_batch.completed_at
+            )],
+            p_notify);
+    end if;
+end $$;
+
+-- commandbus.sp_start_batch: a batch's first command has started.
+--
+-- Returns  whether this call started the batch; false when it had started before.
+-- Raises   CB004.
+-- Locks    the batch row, unless the batch has started.
+create function commandbus.sp_start_batch(p_domain text, p_batch_id uuid)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update commandbus.batch b
+    set status = 'IN_PROGRESS', started_at = clock_timestamp()
+    where b.domain = p_domain and b.batch_id = p_batch_id and b.status = 'PENDING';
+    if found then
+        insert into commandbus.audit (domain, command_id, event_type) values (p_domain, p_batch_id, 'BATCH_STARTED');
+        return true;
+    end if;
+    if not exists (select from commandbus.batch b where b.domain = p_domain and b.batch_id = p_batch_id) then
+        raise exception 'batch % not found in domain "%"', p_batch_id, p_domain using errcode = 'CB004';
+    end if;
+    return false;
+end $$;
+
+-- commandbus.sp_update_batch_counters: count one command's transition.
+--
+-- p_update_type is complete, fail, tsq_move, tsq_complete, tsq_cancel or tsq_retry.
+--
+-- Returns  whether the batch is now complete.
+-- Raises   CB004; CB007 for another type; 23514 when a counter would leave its range.
+-- Locks    the batch row.
+create function commandbus.sp_update_batch_counters(p_domain text, p_batch_id uuid, p_update_type text)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_delta int[] := case p_update_type  -- completed, failed, canceled, in troubleshooting
+        when 'complete'     then array[1, 0, 0,  0]
+        when 'fail'         then array[0, 1, 0,  0]
+        when 'tsq_move'     then array[0, 0, 0,  1]
+        when 'tsq_complete' then array[1, 0, 0, -1]
+        when 'tsq_cancel'   then array[0, 0, 1, -1]
+        when 'tsq_retry'    then array[0, 0, 0, -1]
+    end;
+begin
+    if v_delta is null then
+        raise exception 'p_update_type: must be complete, fail, tsq_move, tsq_complete, tsq_cancel or tsq_retry'
+            using errcode = 'CB007';
+    end if;
+    return exists (
+        select from commandbus._count_batches(
+            p_domain, array[p_batch_id], v_delta[1:1], v_delta[2:2], v_delta[3:3], v_delta[4:4])
+    );
+end $$;
+
+-- commandbus.sp_tsq_complete: count a command that an operator completed.
+--
+-- Returns  whether the batch is now complete.
+-- Raises   CB004.
+-- Locks    the batch row.
+create function commandbus.sp_tsq_complete(p_domain text, p_batch_id uuid)
+returns boolean
+language sql
+set search_path = pg_catalog, pg_temp
+as $$ select commandbus.sp_update_batch_counters(p_domain, p_batch_id, 'tsq_complete') $$;
+
+-- commandbus.sp_tsq_cancel: count a command that an operator canceled.
+--
+-- Returns  whether the batch is now complete.
+-- Raises   CB004.
+-- Locks    the batch row.
+create function commandbus.sp_tsq_cancel(p_domain text, p_batch_id uuid)
+returns boolean
+language sql
+set search_path = pg_catalog, pg_temp
+as $$ select commandbus.sp_update_batch_counters(p_domain, p_batch_id, 'tsq_cancel') $$;
+
+-- commandbus.sp_tsq_retry: count a command that an operator sent again; a finished batch is open again.
+--
+-- Raises   CB004.
+-- Locks    the batch row.
+create function commandbus.sp_tsq_retry(p_domain text, p_batch_id uuid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus.sp_update_batch_counters(p_domain, p_batch_id, 'tsq_retry');
+end $$;
+
+
+-- Send
+
+-- commandbus.sp_send_commands: store and enqueue a set of commands of one domain.
+--
+-- The arrays run in parallel; an optional array that is null, or an element that is null, takes its default: the
+-- command's id as correlation id, no reply, three attempts. Messages are queued in the order given.
+--
+-- Returns  one row per command, in no promised order. A command that was there before is returned with its present
+--          msg_id if p_idempotent and its type is the same.
+-- Raises   CB001 when a command exists and is not accepted as above; then nothing is sent.
+--          CB004, CB006 for a batch that does not exist or is complete; CB005 for a missing command or reply queue;
+--          CB007 for bad arguments.
+-- Locks    the new command rows (by id), then the batch row.
+create function commandbus.sp_send_commands(
+    p_domain            text,
+    p_command_ids       uuid[],
+    p_command_types     text[],
+    p_data              jsonb[],
+    p_correlation_ids   uuid[]  default null,
+    p_reply_queues      text[]  default null,
+    p_max_attempts      int[]   default null,
+    p_batch_id          uuid    default null,
+    p_idempotent        boolean default false,
+    p_notify            boolean default true,
+    p_max_payload_bytes int     default 262144
+)
+returns table (command_id uuid, msg_id bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_table        text := commandbus._command_table(p_domain);
+    v_queue        text := p_domain || '__commands';
+    v_sequence     regclass := ('pgmq.' || v_table || '_msg_id_seq')::regclass;
+    v_now          timestamptz := clock_timestamp();
+    v_asked        int := coalesce(cardinality(p_command_ids), 0);
+    v_msg_ids      bigint[];
+    v_stored       uuid[];
+begin
+    perform commandbus._check_send(
+        p_domain, p_command_ids, p_command_types, p_data, p_reply_queues, p_max_attempts, p_batch_id,
+        p_max_payload_bytes);
+
+    select array_agg(nextval(v_sequence)) into v_msg_ids from unnest(p_command_ids);
+
+    with stored as (
+        insert into commandbus.command (
+            domain, queue_name, msg_id, command_id, command_type, status, max_attempts, created_at, updated_at,
+            reply_queue, correlation_id, batch_id)
+        select p_domain, v_queue, a.msg_id, a.command_id, a.command_type, 'PENDING', coalesce(a.max_attempts, 3),
+            v_now, v_now, coalesce(a.reply_queue, ''), coalesce(a.correlation_id, a.command_id), p_batch_id
+        from unnest(p_command_ids, v_msg_ids, p_command_types, p_max_attempts, p_reply_queues, p_correlation_ids)
+            as a(command_id, msg_id, command_type, max_attempts, reply_queue, correlation_id)
+        order by a.command_id
+        on conflict on constraint command_pk do nothing
+        returning command_id, msg_id
+    ), audited as (
+        insert into commandbus.audit (domain, command_id, msg_id, event_type, ts)
+        select p_domain, s.command_id, s.msg_id, 'SENT', v_now
+        from stored s
+    )
+    select array_agg(s.command_id) into v_stored from stored s;
+
+    if cardinality(v_stored) is distinct from v_asked then
+        v_stored := coalesce(v_stored, '{}');
+        perform commandbus._check_duplicates(p_domain, p_command_ids, p_command_types, v_stored, p_idempotent);
+        return query
+        select c.command_id, c.msg_id
+        from commandbus.command c
+        where c.domain = p_domain and c.command_id = any (p_command_ids) and c.command_id <> all (v_stored);
+    end if;
+
+    execute format(
+        $q$
+            insert into pgmq.%I (msg_id, read_ct, enqueued_at, vt, message)
+            overriding system value
+            select a.msg_id, 0, $1, $1, jsonb_build_object(
+                'command_id', a.command_id, 'command_type', a.command_type, 'domain', $2, 'data', a.data,
+                'correlation_id', coalesce(a.correlation_id, a.command_id), 'reply_to', a.reply_queue,
+                'created_at', $1)
+            from unnest($3, $4, $5, $6, $7, $8)
+                as a(command_id, msg_id, command_type, data, correlation_id, reply_queue)
+            %s
+        $q$,
+        v_table,
+        case when cardinality(v_stored) < v_asked then 'where a.command_id = any ($9)' end)
+    using v_now, p_domain, p_command_ids, v_msg_ids, p_command_types, p_data, p_correlation_ids, p_reply_queues,
+        v_stored;
+
+    if p_batch_id is not null and cardinality(v_stored) > 0 then
+        update commandbus.batch b
+        set total_count = b.total_count + cardinality(v_stored)
+        where b.domain = p_domain and b.batch_id = p_batch_id and b.completed_at is null;
+        if not found then
+            raise exception 'batch % is complete: nothing can be added to it', p_batch_id using errcode = 'CB006';
+        end if;
+    end if;
+    if p_notify and cardinality(v_stored) > 0 then
+        perform commandbus._wake(v_queue);
+    end if;
+    return query
+    select a.command_id, a.msg_id
+    from unnest(p_command_ids, v_msg_ids) as a(command_id, msg_id)
+    where cardinality(v_stored) = v_asked or a.command_id = any (v_stored);
+end $$;
+
+-- commandbus.sp_send_command: store and enqueue one command; sp_send_commands for a set of one, at half its price.
+--
+-- Returns  its msg_id.
+-- Raises   CB001, CB004, CB005, CB006, CB007 as sp_send_commands.
+-- Locks    the new command row, then the batch row.
+create function commandbus.sp_send_command(
+    p_domain            text,
+    p_command_id        uuid,
+    p_command_type      text,
+    p_data              jsonb,
+    p_correlation_id    uuid    default null,
+    p_reply_queue       text    default null,
+    p_max_attempts      int     default 3,
+    p_notify            boolean default true,
+    p_max_payload_bytes int     default 262144
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_table  text := commandbus._command_table(p_domain);
+    v_queue  text := p_domain || '__commands';
+    v_now    timestamptz := clock_timestamp();
+    v_msg_id bigint;
+begin
+    if p_command_id is null or p_command_type is null or p_data is null or p_max_attempts not between 1 and 1000
+        or p_reply_queue <> '' or pg_column_size(p_data) > p_max_payload_bytes / 4 then
+        perform commandbus._check_send(
+            p_domain, array[p_command_id], array[p_command_type], array[p_data], array[p_reply_queue],
+            array[p_max_attempts], null, p_max_payload_bytes);
+    end if;
+    v_msg_id := nextval(('pgmq.' || v_table || '_msg_id_seq')::regclass);
+
+    insert into commandbus.command (
+        domain, queue_name, msg_id, command_id, command_type, status, max_attempts, created_at, updated_at, reply_queue,
+        correlation_id)
+    values (
+        p_domain, v_queue, v_msg_id, p_command_id, p_command_type, 'PENDING', p_max_attempts, v_now, v_now,
+        coalesce(p_reply_queue, ''), coalesce(p_correlation_id, p_command_id))
+    on conflict on constraint command_pk do nothing;
+    if not found then
+        raise exception 'command % exists in domain "%"', p_command_id, p_domain using errcode = 'CB001';
+    end if;
+    insert into commandbus.audit (domain, command_id, msg_id, event_type, ts)
+    values (p_domain, p_command_id, v_msg_id, 'SENT', v_now);
+
+    execute format(
+        'insert into pgmq.%I (msg_id, read_ct, enqueued_at, vt, message) overriding system value'
+        ' values ($1, 0, $2, $2, $3)', v_table)
+    using v_msg_id, v_now, jsonb_build_object(
+        'command_id', p_command_id, 'command_type', p_command_type, 'domain', p_domain, 'data', p_data,
+        'correlation_id', coalesce(p_correlation_id, p_command_id), 'reply_to', p_reply_queue, 'created_at', v_now);
+    if p_notify then
+        perform pg_notify('commandbus:' || v_queue, '');
+    end if;
+    return v_msg_id;
+end $$;
+
+-- commandbus._check_send: refuse what sp_send_commands could not store, before it stores anything.
+--
+-- Raises   CB004, CB005, CB006, CB007.
+create function commandbus._check_send(
+    p_domain            text,
+    p_command_ids       uuid[],
+    p_command_types     text[],
+    p_data              jsonb[],
+    p_reply_queues      text[],
+    p_max_attempts      int[],
+    p_batch_id          uuid,
+    p_max_payload_bytes int
+)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_count     int := coalesce(cardinality(p_command_ids), 0);
+    v_completed timestamptz;
+begin
+    if v_count not between 1 and 10000 then
+        raise exception 'commands: 1 to 10,000 per call, not %', v_count using errcode = 'CB007';
+    end if;
+    if cardinality(p_command_types) is distinct from v_count or cardinality(p_data) is distinct from v_count then
+        raise exception 'command_type, data: one element per command' using errcode = 'CB007';
+    end if;
+    if array_position(p_command_ids, null) is not null or array_position(p_command_types, null) is not null
+        or array_position(p_data, null) is not null then
+        raise exception 'command_id, command_type, data: must not be null' using errcode = 'CB007';
+    end if;
+    -- The stored size is read without unpacking; only what might be too large is measured as text.
+    if exists (
+        select from unnest(p_data) as d(data)
+        where pg_column_size(d.data) > p_max_payload_bytes / 4 and octet_length(d.data::text) > p_max_payload_bytes
+    ) then
+        raise exception 'data: larger than % bytes', p_max_payload_bytes using errcode = 'CB007';
+    end if;
+    if p_max_attempts is not null and exists (select from unnest(p_max_attempts) m where m not between 1 and 1000) then
+        raise exception 'max_attempts: must be 1 to 1,000' using errcode = 'CB007';
+    end if;
+    if p_reply_queues is not null then
+        perform commandbus._check_reply_queue(r.queue)
+        from (select distinct u.queue from unnest(p_reply_queues) as u(queue) where u.queue <> '') r;
+    end if;
+    if p_batch_id is not null then
+        select b.completed_at into v_completed
+        from commandbus.batch b
+        where b.domain = p_domain and b.batch_id = p_batch_id;
+        if not found then
+            raise exception 'batch % not found in domain "%"', p_batch_id, p_domain using errcode = 'CB004';
+        elsif v_completed is not null then
+            raise exception 'batch % is complete: nothing can be added to it', p_batch_id using errcode = 'CB006';
+        end if;
+    end if;
+end $$;
+
+-- commandbus._check_duplicates: some commands of a send were there before; is that acceptable?
+--
+-- Raises   CB001 naming one that is not.
+create function commandbus._check_duplicates(
+    p_domain        text,
+    p_command_ids   uuid[],
+    p_command_types text[],
+    p_stored        uuid[],
+    p_idempotent    boolean
+)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_duplicate uuid;
+begin
+    select a.command_id into v_duplicate
+    from unnest(p_command_ids, p_command_types) as a(command_id, command_type)
+    left join commandbus.command c on c.command_id = a.command_id and c.domain = p_domain
+    where not p_idempotent and a.command_id <> all (p_stored) or c.command_type is distinct from a.command_type
+    limit 1;
+    if v_duplicate is null and not p_idempotent then  -- twice in one call
+        select a.command_id into v_duplicate
+        from unnest(p_command_ids) as a(command_id)
+        group by a.command_id
+        having count(*) > 1
+        limit 1;
+    end if;
+    if v_duplicate is not null then
+        raise exception 'command % exists in domain "%"', v_duplicate, p_domain using errcode = 'CB001';
+    end if;
+end $$;
+
+
+-- Receive
+
+-- commandbus._enqueue_due: put commands whose wait is over back into their queue.
+--
+-- Locks    the scheduled rows it takes (skipping locked ones), then their command rows.
+create function commandbus._enqueue_due(p_domain text, p_table text, p_limit int)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_ids      uuid[];
+    v_messages jsonb[];
+    v_msg_ids  bigint[];
+begin
+    if not exists (
+        select from commandbus.scheduled s where s.domain = p_domain and s.due_at <= clock_timestamp()
+    ) then
+        return;
+    end if;
+    with due as (
+        select s.command_id
+        from commandbus.scheduled s
+        where s.domain = p_domain and s.due_at <= clock_timestamp()
+        order by s.due_at
+        limit p_limit
+        for update skip locked
+    ), taken as (
+        delete from commandbus.scheduled s
+        using due d
+        where s.command_id = d.command_id and s.domain = p_domain
+        returning s.command_id, s.message, s.due_at
+    )
+    select array_agg(t.command_id order by t.due_at), array_agg(t.message order by t.due_at)
+    into v_ids, v_messages
+    from taken t;
+    if v_ids is not null then
+        perform commandbus._requeue(p_domain, p_table, v_ids, v_messages);
+    end if;
+end $$;
+
+-- commandbus._requeue: queue commands again, each under a new msg_id.
+--
+-- Returns  the new msg_ids, in the order of the arguments.
+-- Locks    the command rows, by id.
+create function commandbus._requeue(p_domain text, p_table text, p_command_ids uuid[], p_messages jsonb[])
+returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_msg_ids bigint[];
+begin
+    select array_agg(nextval(('pgmq.' || p_table || '_msg_id_seq')::regclass)) into v_msg_ids
+    from unnest(p_command_ids);
+    update commandbus.command c
+    set msg_id = r.msg_id, read_ct = null
+    from (
+        select * from unnest(p_command_ids, v_msg_ids) as u(command_id, msg_id) order by u.command_id
+    ) r
+    where c.command_id = r.command_id and c.domain = p_domain;
+    execute format(
+        $q$
+            insert into pgmq.%I (msg_id, read_ct, enqueued_at, vt, message)
+            overriding system value
+            select r.msg_id, 0, clock_timestamp(), clock_timestamp(), r.message from unnest($1, $2) as r(msg_id, message)
+        $q$, p_table)
+    using v_msg_ids, p_messages;
+    return v_msg_ids;
+end $$;
+
+-- commandbus._start_commands: begin an attempt of each command that may start.
+--
+-- The arrays run in parallel. A command starts when it is PENDING, or IN_PROGRESS with a lease that has run out (PGMQ
+-- delivers no message twice before), its attempts are not used up, and the message is its own and says what the row
+-- says. p_data is handed through.
+--
+-- Returns  one row per command started, in the order of the arguments.
+-- Locks    the command rows; then batch rows that have not started, by id.
+create function commandbus._start_commands(
+    p_domain       text,
+    p_status       text,
+    p_expires_at   timestamptz,
+    p_command_ids  uuid[],
+    p_msg_ids      bigint[],
+    p_read_cts     int[],
+    p_types        text[],
+    p_data         text[],
+    p_max_attempts int default null
+)
+returns table (
+    command_id     uuid,
+    command_type   text,
+    data           text,
+    correlation_id uuid,
+    reply_queue    text,
+    attempts       int,
+    max_attempts   int,
+    msg_id         bigint,
+    read_ct        int,
+    batch_id       uuid,
+    created_at     timestamptz
+)
+language plpgsql
+rows 100
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    return query
+    with started as (
+        update commandbus.command c
+        set status = p_status,
+            attempts = c.attempts + 1,
+            msg_id = coalesce(d.msg_id, c.msg_id),
+            read_ct = d.read_ct,
+            lease_expires_at = p_expires_at,
+            updated_at = v_now
+        from unnest(p_command_ids, p_msg_ids, p_read_cts, p_types, p_data)
+            as d(command_id, msg_id, read_ct, command_type, data)
+        where c.command_id = d.command_id
+            and c.domain = p_domain
+            and c.status in ('PENDING', 'IN_PROGRESS')
+            and c.attempts < coalesce(p_max_attempts, c.max_attempts)
+            and c.attempts < c.max_attempts
+            and (c.msg_id = d.msg_id or c.msg_id is null or d.msg_id is null)
+            and (c.command_type = d.command_type or d.command_type is null)
+        returning c.command_id, c.command_type, d.data, c.correlation_id, c.reply_queue, c.attempts, c.max_attempts,
+            c.msg_id, c.read_ct, c.batch_id, c.created_at
+    ), audited as (
+        insert into commandbus.audit (domain, command_id, msg_id, attempt, event_type, ts)
+        select p_domain, s.command_id, s.msg_id, s.attempts, 'RECEIVED', v_now
+        from started s
+    ), begun as (
+        update commandbus.batch b
+        set status = 'IN_PROGRESS', started_at = v_now
+        from (select distinct s.batch_id from started s where s.batch_id is not null order by s.batch_id) n
+        where b.domain = p_domain and b.batch_id = n.batch_id and b.status = 'PENDING'
+        returning b.batch_id
+    ), begun_audited as (
+        insert into commandbus.audit (domain, command_id, event_type, ts)
+        select p_domain, b.batch_id, 'BATCH_STARTED', v_now
+        from begun b
+    )
+    select * from started;
+end $$;
+
+-- commandbus.sp_receive_command: begin an attempt of one command whose message the caller has read.
+--
+-- Returns  the command row, or none for a command that may not start: finished, waiting for an operator, attempts
+--          used up (those of p_max_attempts, where that is less), or another message's.
+-- Raises   CB007 for a bad domain or a status other than IN_PROGRESS.
+-- Locks    the command row, then its batch row unless the batch has started.
+create function commandbus.sp_receive_command(
+    p_domain       text,
+    p_command_id   uuid,
+    p_new_status   text   default 'IN_PROGRESS',
+    p_msg_id       bigint default null,
+    p_max_attempts int    default null
+)
+returns setof commandbus.command
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._check_domain(p_domain);
+    if p_new_status is distinct from 'IN_PROGRESS' then
+        raise exception 'p_new_status: a received command is IN_PROGRESS' using errcode = 'CB007';
+    end if;
+    return query
+    select c.*
+    from commandbus._start_commands(
+        p_domain, p_new_status, null, array[p_command_id], array[p_msg_id], null, null, null, p_max_attempts) s
+    join commandbus.command c on c.command_id = s.command_id and c.domain = p_domain;
+end $$;
+
+-- commandbus.sp_receive_commands: lease up to p_limit messages and begin an attempt of each one's command.
+--
+-- A message that cannot start is taken out of the queue and returned with its fault, so that it stops nobody:
+-- CRASHED (attempts used up without an end; the command goes to the TSQ), TAMPERED (the message is the command's
+-- but says something else; to the TSQ), STRAY (no such command, not its message, or one that is over; PGMQ's archive).
+--
+-- p_wait_for_disk: false lets the transaction commit without waiting for the disk; what a server crash then takes
+-- back is a lease, and the command is delivered again. Only for callers outside a transaction of their own.
+--
+-- Returns  0 to p_limit rows, in queue order, those with a fault last.
+-- Raises   CB005, CB007.
+-- Locks    the queue rows it takes (skipping locked ones), then their command rows, then batches that begin.
+create function commandbus.sp_receive_commands(
+    p_domain             text,
+    p_limit              int,
+    p_visibility_timeout int,
+    p_wait_for_disk      boolean default true
+)
+returns table (
+    command_id     uuid,
+    command_type   text,
+    data           text,
+    correlation_id uuid,
+    reply_queue    text,
+    attempts       int,
+    max_attempts   int,
+    msg_id         bigint,
+    read_ct        int,
+    batch_id       uuid,
+    created_at     timestamptz,
+    fault          text
+)
+language plpgsql
+rows 100
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_table    text := commandbus._command_table(p_domain);
+    v_msg_ids  bigint[];
+    v_read_cts int[];
+    v_ids      uuid[];
+    v_types    text[];
+    v_data     text[];
+    v_started  bigint;
+begin
+    if p_limit is null or p_limit not between 1 and 10000 then
+        raise exception 'limit: must be 1 to 10,000' using errcode = 'CB007';
+    end if;
+    if p_visibility_timeout is null or p_visibility_timeout not between 1 and 86400 then
+        raise exception 'visibility_timeout: must be 1 to 86,400 seconds' using errcode = 'CB007';
+    end if;
+    if not p_wait_for_disk then
+        perform set_config('synchronous_commit', 'off', true);
+    end if;
+    perform commandbus._enqueue_due(p_domain, v_table, p_limit);
+
+    -- Two statements, never one: pgmq.read sees rows that are newer than the statement around it.
+    select array_agg(r.msg_id order by r.msg_id), array_agg(r.read_ct order by r.msg_id),
+        array_agg(
+            case when r.message ->> 'command_id' ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+                and r.message ->> 'domain' = p_domain
+            then (r.message ->> 'command_id')::uuid end
+            order by r.msg_id),
+        array_agg(coalesce(r.message ->> 'command_type', '') order by r.msg_id),
+        array_agg((r.message -> 'data')::text order by r.msg_id)
+    into v_msg_ids, v_read_cts, v_ids, v_types, v_data
+    from pgmq.read(p_domain || '__commands', p_visibility_timeout, p_limit) r;
+    if v_msg_ids is null then
+        return;
+    end if;
+
+    return query
+    select s.*, null::text
+    from commandbus._start_commands(
+        p_domain, 'IN_PROGRESS', clock_timestamp() + make_interval(secs => p_visibility_timeout),
+        v_ids, v_msg_ids, v_read_cts, v_types, v_data) s;
+    get diagnostics v_started = row_count;
+
+    if v_started < cardinality(v_msg_ids) then
+        return query select * from commandbus._divert(p_domain, v_table, v_ids, v_msg_ids, v_read_cts);
+    end if;
+end $$;
+
+-- commandbus._divert: take messages that did not start out of the queue, and say why.
+--
+-- Returns  one row per message, with its fault; command columns only where the command is known.
+-- Locks    the queue rows are the caller's; command rows, then batch rows.
+create function commandbus._divert(
+    p_domain      text,
+    p_table       text,
+    p_command_ids uuid[],
+    p_msg_ids     bigint[],
+    p_read_cts    int[]
+)
+returns table (
+    command_id     uuid,
+    command_type   text,
+    data           text,
+    correlation_id uuid,
+    reply_queue    text,
+    attempts       int,
+    max_attempts   int,
+    msg_id         bigint,
+    read_ct        int,
+    batch_id       uuid,
+    created_at     timestamptz,
+    fault          text
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_read    record;
+    v_message jsonb;
+    v_text    text;
+    v_command commandbus.command;
+    v_fault   text;
+begin
+    for v_read in
+        select r.msg_id, r.read_ct
+        from unnest(p_command_ids, p_msg_ids, p_read_cts) as r(command_id, msg_id, read_ct)
+        where not exists (
+            select from commandbus.command c
+            where c.command_id = r.command_id and c.domain = p_domain and c.msg_id = r.msg_id
+                and c.read_ct = r.read_ct and c.status = 'IN_PROGRESS'
+        )
+    loop
+        execute format('select q.message from pgmq.%I q where q.msg_id = $1', p_table)
+        into v_message using v_read.msg_id;
+        v_text := lower(v_message ->> 'command_id');
+        v_command := null;
+        if v_text ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then
+            select c.* into v_command
+            from commandbus.command c
+            where c.command_id = v_text::uuid and c.domain = p_domain and c.msg_id = v_read.msg_id
+                and c.status in ('PENDING', 'IN_PROGRESS')
+            for no key update;
+        end if;
+
+        if v_command.command_id is null then
+            v_fault := 'STRAY';
+            perform pgmq.archive(p_domain || '__commands', v_read.msg_id);
+        else
+            v_fault := case when v_command.attempts < v_command.max_attempts then 'TAMPERED' else 'CRASHED' end;
+            execute format('delete from pgmq.%I q where q.msg_id = $1', p_table) using v_read.msg_id;
+            update commandbus.command c
+            set status = 'IN_PROGRESS'
+            where c.command_id = v_command.command_id and c.domain = p_domain;
+            perform commandbus._end_attempts(
+                p_domain, array[v_command.command_id], array[v_read.msg_id], array['TROUBLESHOOT'], null,
+                array[case v_fault when 'CRASHED' then 'TRANSIENT' else 'PERMANENT' end], array[v_fault],
+                array[case v_fault
+                    when 'CRASHED' then 'every attempt ended without an outcome: worker lost, or lease run out'
+                    else 'the queued message does not say what the command row says'
+                end],
+                null, array[v_fault], null, array[v_message]);
+        end if;
+        return query
+        select v_command.command_id, v_command.command_type, null::text, v_command.correlation_id,
+            v_command.reply_queue, v_command.attempts, v_command.max_attempts, v_read.msg_id, v_read.read_ct,
+            v_command.batch_id, v_command.created_at, v_fault;
+    end loop;
+end $$;
+
+
+-- Settle
+
+-- commandbus._end_attempts: end attempts of commands that are IN_PROGRESS; every rule about outcomes is here.
+--
+-- The arrays run in parallel. Outcomes:
+--   COMPLETED     the handler returned p_results; reply SUCCESS
+--   FAILED        a business rule refused; reply FAILED; no operator
+--   RETRY         queue again in p_delays seconds
+--   TROUBLESHOOT  wait for an operator, because of p_reasons (EXHAUSTED, PERMANENT, CRASHED, INVALID_PAYLOAD, ...)
+--   RELEASE       never started: the attempt does not count
+-- p_messages holds the queue messages of those to be queued or parked. p_msg_ids null: whatever message is current.
+-- p_event_type replaces the events of the outcome by one of that type, with p_details.
+--
+-- Returns  the commands that were ended, and the batches that became complete, as two arrays in one row.
+-- Locks    the command rows, in the order of the arguments; then batch rows, by id.
+create function commandbus._end_attempts(
+    p_domain      text,
+    p_command_ids uuid[],
+    p_msg_ids     bigint[],
+    p_outcomes    text[],
+    p_results     jsonb[],
+    p_error_types text[],
+    p_error_codes text[],
+    p_error_msgs  text[],
+    p_details     jsonb[],
+    p_reasons     text[],
+    p_delays      float8[],
+    p_messages    jsonb[],
+    p_notify      boolean default true,
+    p_event_type  text    default null,
+    out ended     uuid[],
+    out completed_batches uuid[]
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_now       timestamptz := clock_timestamp();
+    v_queues    text[];
+    v_replies   jsonb[];
+    v_batches   uuid[];
+    v_completed int[];
+    v_failed    int[];
+    v_parked    int[];
+begin
+    with done as (
+        update commandbus.command c
+        set status = case v.outcome
+                when 'COMPLETED' then 'COMPLETED'
+                when 'FAILED' then 'FAILED'
+                when 'TROUBLESHOOT' then 'IN_TROUBLESHOOTING_QUEUE'
+                else 'PENDING'
+            end,
+            attempts = c.attempts - (v.outcome = 'RELEASE')::int,
+            lease_expires_at = null,
+            last_error_type = coalesce(v.error_type, c.last_error_type),
+            last_error_code = coalesce(v.error_code, c.last_error_code),
+            last_error_msg = coalesce(v.error_msg, c.last_error_msg),
+            attention_at = case when v.outcome in ('FAILED', 'TROUBLESHOOT') then v_now end,
+            finished_at = case when v.outcome in ('COMPLETED', 'FAILED') then v_now end,
+            updated_at = v_now
+        from unnest(
+            p_command_ids, p_msg_ids, p_outcomes, p_results, p_error_types, p_error_codes, p_error_msgs, p_details,
+            p_reasons, p_delays, p_messages
+        ) as v(command_id, msg_id, outcome, result, error_type, error_code, error_msg, details, reason, delay, message)
+        where c.command_id = v.command_id
+            and c.domain = p_domain
+            and c.status = 'IN_PROGRESS'
+            and (c.msg_id = v.msg_id or v.msg_id is null)
+        returning c.command_id, c.msg_id, c.attempts, c.max_attempts, c.batch_id, c.reply_queue, c.correlation_id,
+            v.outcome, v.result, v.error_type, v.error_code, v.error_msg, v.details, v.reason, v.delay, v.message
+    ), audited as (
+        insert into commandbus.audit (domain, command_id, msg_id, attempt, ts, event_type, details)
+        select p_domain, d.command_id, d.msg_id, d.attempts + (d.outcome = 'RELEASE')::int, v_now,
+            case
+                when p_event_type is not null then p_event_type
+                when d.outcome = 'COMPLETED' then 'COMPLETED'
+                when d.outcome = 'RELEASE' then 'RELEASED'
+                when d.reason = 'CRASHED' then 'RETRY_EXHAUSTED'
+                else 'FAILED'
+            end,
+            case
+                when p_event_type is not null then d.details
+                when d.outcome not in ('COMPLETED', 'RELEASE') then jsonb_build_object(
+                    'error_type', d.error_type, 'error_code', d.error_code, 'error_msg', d.error_msg,
+                    'attempt', d.attempts, 'max_attempts', d.max_attempts, 'msg_id', d.msg_id)
+            end
+        from done d
+        union all
+        select p_domain, d.command_id, d.msg_id, d.attempts, v_now, e.event_type, e.details
+        from done d
+        cross join lateral (
+            select 'RETRY_SCHEDULED', jsonb_build_object('delay_seconds', d.delay, 'error_code', d.error_code)
+            where d.outcome = 'RETRY'
+            union all
+            select 'BUSINESS_RULE_FAILED', jsonb_build_object('error_code', d.error_code)
+            where d.outcome = 'FAILED'
+            union all
+            select 'RETRY_EXHAUSTED', jsonb_build_object('attempts', d.attempts, 'max_attempts', d.max_attempts)
+            where d.outcome = 'TROUBLESHOOT' and d.reason = 'EXHAUSTED'
+            union all
+            select 'MOVED_TO_TSQ', jsonb_build_object('reason', d.reason, 'error_code', d.error_code)
+            where d.outcome = 'TROUBLESHOOT'
+        ) e(event_type, details)
+        where d.outcome in ('RETRY', 'FAILED', 'TROUBLESHOOT') and p_event_type is null
+    ), later as (
+        insert into commandbus.scheduled (domain, command_id, due_at, message)
+        select p_domain, d.command_id, v_now + make_interval(secs => d.delay), d.message
+        from done d
+        where d.outcome = 'RETRY'
+    ), parked as (
+        insert into commandbus.payload_archive (domain, command_id, msg_id, message, archived_at)
+        select p_domain, d.command_id, d.msg_id, d.message, v_now
+        from done d
+        where d.outcome = 'TROUBLESHOOT' and d.message is not null
+        on conflict on constraint payload_archive_pk
+        do update set msg_id = excluded.msg_id, message = excluded.message, archived_at = excluded.archived_at
+    ), counted as (
+        select d.batch_id,
+            count(*) filter (where d.outcome = 'COMPLETED')::int as completed,
+            count(*) filter (where d.outcome = 'FAILED')::int as failed,
+            count(*) filter (where d.outcome = 'TROUBLESHOOT')::int as parked
+        from done d
+        where d.batch_id is not null and d.outcome in ('COMPLETED', 'FAILED', 'TROUBLESHOOT')
+        group by d.batch_id
+    ), replied as (
+        select array_agg(d.reply_queue) as queues,
+            array_agg(commandbus._reply(
+                d.command_id, d.correlation_id, case d.outcome when 'COMPLETED' then 'SUCCESS' else 'FAILED' end,
+                d.result, d.error_type, d.error_code, d.error_msg, d.details)) as messages
+        from done d
+        where d.reply_queue <> '' and d.outcome in ('COMPLETED', 'FAILED')
+    )
+    select
+        (select array_agg(d.command_id) from done d),
+        r.queues, r.messages, b.ids, b.completed, b.failed, b.parked
+    into ended, v_queues, v_replies, v_batches, v_completed, v_failed, v_parked
+    from replied r
+    cross join (
+        select array_agg(n.batch_id) as ids, array_agg(n.completed) as completed, array_agg(n.failed) as failed,
+            array_agg(n.parked) as parked
+        from counted n
+    ) b;
+
+    ended := coalesce(ended, '{}');
+    completed_batches := '{}';
+    if v_queues is not null then
+        perform commandbus._deliver(v_queues, v_replies, p_notify);
+    end if;
+    if v_batches is not null then
+        completed_batches := array(
+            select commandbus._count_batches(
+                p_domain, v_batches, v_completed, v_failed, array_fill(0, array[cardinality(v_batches)]), v_parked,
+                p_notify));
+    end if;
+end $$;
+
+-- commandbus._reply: the message that answers a command.
+create function commandbus._reply(
+    p_command_id     uuid,
+    p_correlation_id uuid,
+    p_outcome        text,
+    p_result         jsonb default null,
+    p_error_type     text  default null,
+    p_error_code     text  default null,
+    p_error_msg      text  default null,
+    p_details        jsonb default null
+)
+returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_build_object(
+        'command_id', p_command_id, 'correlation_id', p_correlation_id, 'outcome', p_outcome, 'result', p_result)
+        || case when p_error_code is null then '{}' else jsonb_build_object(
+            'error_type', p_error_type, 'error_code', p_error_code, 'error_message', p_error_msg, 'details', p_details)
+        end
+$$;
+
+-- commandbus.sp_settle_commands: end attempts, each by the lease it was given.
+--
+-- The arrays run in parallel; see _end_attempts for the outcomes. Optional arrays may be null.
+--
+-- Returns  one row per lease that this call did not settle: STALE, it is no longer the holder's, nothing was changed
+--          but an audit row says so; or DONE, this very lease was settled with this outcome before (a repeated call).
+-- Raises   CB005, CB007.
+-- Locks    the queue rows, in the order given (give them by msg_id); their command rows; then batch rows, by id.
+create function commandbus.sp_settle_commands(
+    p_domain      text,
+    p_command_ids uuid[],
+    p_msg_ids     bigint[],
+    p_read_cts    int[],
+    p_outcomes    text[],
+    p_results     jsonb[]  default null,
+    p_error_types text[]   default null,
+    p_error_codes text[]   default null,
+    p_error_msgs  text[]   default null,
+    p_details     jsonb[]  default null,
+    p_reasons     text[]   default null,
+    p_delays      float8[] default null,
+    p_notify      boolean  default true
+)
+returns table (command_id uuid, verdict text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_table    text := commandbus._command_table(p_domain);
+    v_held     bigint[];
+    v_messages jsonb[];
+    v_ended    uuid[];
+begin
+    perform commandbus._check_outcomes(p_command_ids, p_msg_ids, p_read_cts, p_outcomes, p_delays);
+
+    -- The fence: only a queue row that still carries the lease lets its command be touched.
+    execute format(
+        $q$
+            with gone as (
+                delete from pgmq.%1$I q
+                using unnest($1, $2, $3) with ordinality as l(msg_id, read_ct, outcome, ord)
+                where q.msg_id = l.msg_id and q.read_ct = l.read_ct and l.outcome <> 'RELEASE'
+                returning l.ord, case when l.outcome in ('RETRY', 'TROUBLESHOOT') then q.message end as message
+            ), back as (
+                update pgmq.%1$I q
+                set vt = clock_timestamp()
+                from unnest($1, $2, $3) with ordinality as l(msg_id, read_ct, outcome, ord)
+                where q.msg_id = l.msg_id and q.read_ct = l.read_ct and l.outcome = 'RELEASE'
+                returning l.ord
+            )
+            select array_agg(h.ord order by h.ord), array_agg(h.message order by h.ord)
+            from (select g.ord, g.message from gone g union all select b.ord, null from back b) h
+        $q$, v_table)
+    into v_held, v_messages
+    using p_msg_ids, p_read_cts, p_outcomes;
+
+    if cardinality(v_held) = cardinality(p_command_ids) then
+        v_ended := (commandbus._end_attempts(
+            p_domain, p_command_ids, p_msg_ids, p_outcomes, p_results, p_error_types, p_error_codes, p_error_msgs,
+            p_details, p_reasons, p_delays, v_messages, p_notify)).ended;
+    elsif v_held is not null then
+        select (commandbus._end_attempts(
+            p_domain, array_agg(a.command_id order by a.ord), array_agg(a.msg_id order by a.ord),
+            array_agg(a.outcome order by a.ord), array_agg(a.result order by a.ord),
+            array_agg(a.error_type order by a.ord), array_agg(a.error_code order by a.ord),
+            array_agg(a.error_msg order by a.ord), array_agg(a.details order by a.ord),
+            array_agg(a.reason order by a.ord), array_agg(a.delay order by a.ord), v_messages, p_notify)).ended
+        into v_ended
+        from unnest(
+            p_command_ids, p_msg_ids, p_outcomes, p_results, p_error_types, p_error_codes, p_error_msgs, p_details,
+            p_reasons, p_delays
+        ) with ordinality as a(command_id, msg_id, outcome, result, error_type, error_code, error_msg, details, reason,
+            delay, ord)
+        where a.ord = any (v_held);
+    end if;
+
+    if coalesce(cardinality(v_ended), 0) < cardinality(p_command_ids) then
+        return query
+        select r.command_id, r.verdict
+        from commandbus._refuse_settle(
+            p_domain, p_command_ids, p_msg_ids, p_read_cts, p_outcomes, coalesce(v_ended, '{}')) r;
+    end if;
+end $$;
+
+-- commandbus._check_outcomes: refuse a settle that could not be carried out.
+--
+-- Raises   CB007.
+create function commandbus._check_outcomes(
+    p_command_ids uuid[],
+    p_msg_ids     bigint[],
+    p_read_cts    int[],
+    p_outcomes    text[],
+    p_delays      float8[]
+)
+returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_count int := coalesce(cardinality(p_command_ids), 0);
+begin
+    if v_count not between 1 and 10000 then
+        raise exception 'commands: 1 to 10,000 per call, not %', v_count using errcode = 'CB007';
+    end if;
+    if array[cardinality(p_msg_ids), cardinality(p_read_cts), cardinality(p_outcomes)]
+        is distinct from array[v_count, v_count, v_count] then
+        raise exception 'msg_id, read_ct, outcome: one element per command' using errcode = 'CB007';
+    end if;
+    if not p_outcomes <@ array['COMPLETED', 'FAILED', 'RETRY', 'TROUBLESHOOT', 'RELEASE'] then
+        raise exception 'outcome: must be COMPLETED, FAILED, RETRY, TROUBLESHOOT or RELEASE' using errcode = 'CB007';
+    end if;
+    if 'RETRY' = any (p_outcomes) and exists (
+        select from unnest(p_outcomes, p_delays) as o(outcome, delay)
+        where o.outcome = 'RETRY' and (o.delay between 0 and 31536000) is not true
+    ) then
+        raise exception 'delay: a retry needs one of 0 to 31,536,000 seconds' using errcode = 'CB007';
+    end if;
+end $$;
+
+-- commandbus._refuse_settle: say of each lease that was not settled whether it is stale or was settled before.
+--
+-- Returns  command and verdict, STALE or DONE; a STALE_SETTLE audit row is written for each stale one.
+create function commandbus._refuse_settle(
+    p_domain      text,
+    p_command_ids uuid[],
+    p_msg_ids     bigint[],
+    p_read_cts    int[],
+    p_outcomes    text[],
+    p_ended       uuid[]
+)
+returns table (command_id uuid, verdict text)
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    with refused as (
+        select l.command_id, l.msg_id, l.read_ct, l.outcome, c.status, c.attempts,
+            coalesce(
+                c.msg_id = l.msg_id and c.read_ct = l.read_ct and c.status = case l.outcome
+                    when 'COMPLETED' then 'COMPLETED'
+                    when 'FAILED' then 'FAILED'
+                    when 'TROUBLESHOOT' then 'IN_TROUBLESHOOTING_QUEUE'
+                    else 'PENDING'
+                end,
+                false) as done
+        from unnest(p_command_ids, p_msg_ids, p_read_cts, p_outcomes) as l(command_id, msg_id, read_ct, outcome)
+        left join commandbus.command c on c.command_id = l.command_id and c.domain = p_domain
+        where l.command_id <> all (p_ended)
+    ), audited as (
+        insert into commandbus.audit (domain, command_id, msg_id, event_type, details)
+        select p_domain, r.command_id, r.msg_id, 'STALE_SETTLE',
+            jsonb_build_object('outcome', r.outcome, 'read_ct', r.read_ct, 'status', r.status)
+        from refused r
+        where not r.done and r.status is not null
+    )
+    select r.command_id, case when r.done then 'DONE' else 'STALE' end
+    from refused r
+$$;
+
+-- commandbus.sp_finish_command: end the attempt of one command; its message is the caller's to delete.
+--
+-- p_status is COMPLETED, FAILED or IN_TROUBLESHOOTING_QUEUE. One audit row of p_event_type is written, with p_details.
+-- p_batch_id may be null; it must be the command's own.
+--
+-- Returns  whether the command's batch is now complete.
+-- Raises   CB002; CB006 when the command is not IN_PROGRESS or of another batch; CB007.
+-- Locks    the command row, then its batch row.
+create function commandbus.sp_finish_command(
+    p_domain     text,
+    p_command_id uuid,
+    p_status     text,
+    p_event_type text,
+    p_error_type text  default null,
+    p_error_code text  default null,
+    p_error_msg  text  default null,
+    p_details    jsonb default null,
+    p_batch_id   uuid  default null
+)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_table   text := commandbus._command_table(p_domain);
+    v_outcome text := case p_status
+        when 'COMPLETED' then 'COMPLETED'
+        when 'FAILED' then 'FAILED'
+        when 'IN_TROUBLESHOOTING_QUEUE' then 'TROUBLESHOOT'
+    end;
+    v_command commandbus.command;
+    v_message jsonb;
+begin
+    if v_outcome is null then
+        raise exception 'p_status: must be COMPLETED, FAILED or IN_TROUBLESHOOTING_QUEUE' using errcode = 'CB007';
+    end if;
+    if p_event_type is null then
+        raise exception 'p_event_type: must not be null' using errcode = 'CB007';
+    end if;
+    select c.* into v_command
+    from commandbus.command c
+    where c.command_id = p_command_id and c.domain = p_domain
+    for no key update;
+    if not found then
+        raise exception 'command % not found in domain "%"', p_command_id, p_domain using errcode = 'CB002';
+    elsif v_command.status <> 'IN_PROGRESS' then
+        raise exception 'command % is %: only one in progress can be finished', p_command_id, v_command.status
+            using errcode = 'CB006';
+    elsif p_batch_id is not null and p_batch_id is distinct from v_command.batch_id then
+        raise exception 'command % is not of batch %', p_command_id, p_batch_id using errcode = 'CB006';
+    end if;
+    if v_outcome = 'TROUBLESHOOT' then
+        execute format('select q.message from pgmq.%I q where q.msg_id = $1', v_table)
+        into v_message using v_command.msg_id;
+    end if;
+    return cardinality((commandbus._end_attempts(
+        p_domain, array[p_command_id], null, array[v_outcome], null, array[p_error_type], array[p_error_code],
+        array[p_error_msg], array[p_details], null, null, array[v_message],
+        p_event_type => p_event_type)).completed_batches) > 0;
+end $$;
+
+-- commandbus.sp_extend_leases: keep commands invisible while their handlers still run.
+--
+-- Returns  one row per lease: renewed, or no longer the holder's.
+-- Raises   CB005, CB007.
+-- Locks    the queue rows that still carry the lease, in the order given; then their command rows.
+create function commandbus.sp_extend_leases(
+    p_domain             text,
+    p_command_ids        uuid[],
+    p_msg_ids            bigint[],
+    p_read_cts           int[],
+    p_visibility_timeout int
+)
+returns table (command_id uuid, renewed boolean)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_table   text := commandbus._command_table(p_domain);
+    v_until   timestamptz := clock_timestamp() + make_interval(secs => p_visibility_timeout);
+    v_renewed uuid[];
+begin
+    if p_visibility_timeout is null or p_visibility_timeout not between 1 and 86400 then
+        raise exception 'visibility_timeout: must be 1 to 86,400 seconds' using errcode = 'CB007';
+    end if;
+    execute format(
+        $q$
+            with kept as (
+                update pgmq.%I q
+                set vt = $4
+                from unnest($1, $2, $3) as l(command_id, msg_id, read_ct)
+                where q.msg_id = l.msg_id and q.read_ct = l.read_ct
+                returning l.command_id
+            )
+            select coalesce(array_agg(k.command_id), '{}') from kept k
+        $q$, v_table)
+    into v_renewed
+    using p_command_ids, p_msg_ids, p_read_cts, v_until;
+    update commandbus.command c
+    set lease_expires_at = v_until
+    from unnest(v_renewed) as r(command_id)
+    where c.command_id = r.command_id and c.domain = p_domain and c.status = 'IN_PROGRESS';
+    return query
+    select l.command_id, l.command_id = any (v_renewed)
+    from unnest(p_command_ids) as l(command_id);
+end $$;
+
+-- commandbus.sp_take_replies: take the replies to certain commands out of a reply queue, and leave all others.
+--
+-- Returns  the messages found, at most one per command.
+-- Raises   CB005.
+-- Locks    the queue rows of these replies, skipping locked ones.
+create function commandbus.sp_take_replies(p_queue text, p_command_ids uuid[])
+returns setof jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    perform commandbus._check_reply_queue(p_queue);
+    return query execute format(
+        $q$
+            delete from pgmq.%1$I q
+            where q.msg_id in (
+                select r.msg_id
+                from pgmq.%1$I r
+                where r.message ->> 'command_id' = any ($1::text[])
+                for update skip locked
+            )
+            returning q.message
+        $q$, 'q_' || p_queue)
+    using p_command_ids;
+end $$;
+
+
+-- Operators
+--
+-- Each takes exact ids, acts on those that wait in the TSQ, and says of the others why not: NOT_FOUND, or the status
+-- they have. Two operators cannot both win: the second waits for the first one's row and then finds its status changed.
+
+-- commandbus._verdicts: the refusals of an operator's call.
+create function commandbus._verdicts(p_domain text, p_command_ids uuid[], p_done uuid[])
+returns table (command_id uuid, refusal text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select a.command_id, coalesce(c.status, 'NOT_FOUND')
+    from unnest(p_command_ids) as a(command_id)
+    left join commandbus.command c on c.command_id = a.command_id and c.domain = p_domain
+    where a.command_id <> all (p_done)
+$$;
+
+-- commandbus._resolve: an operator ends the wait of commands; status, error, audit, reply and batch counters.
+--
+-- Returns  the commands it ended.
+-- Locks    the command rows, by id; then batch rows, by id.
+create function commandbus._resolve(
+    p_domain      text,
+    p_command_ids uuid[],
+    p_status      text,
+    p_event_type  text,
+    p_facts       jsonb,
+    p_outcome     text,
+    p_result      jsonb,
+    p_notify      boolean
+)
+returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now      timestamptz := clock_timestamp();
+    v_done     uuid[];
+    v_queues   text[];
+    v_replies  jsonb[];
+    v_batches  uuid[];
+    v_counts   int[];
+    v_none     int[];
+begin
+    if coalesce(cardinality(p_command_ids), 0) not between 1 and 10000 then
+        raise exception 'command_ids: 1 to 10,000 per call' using errcode = 'CB007';
+    end if;
+    with waiting as (
+        select c.command_id
+        from commandbus.command c
+        where c.command_id = any (p_command_ids) and c.domain = p_domain and c.status = 'IN_TROUBLESHOOTING_QUEUE'
+        order by c.command_id
+        for no key update
+    ), done as (
+        update commandbus.command c
+        set status = p_status,
+            attempts = case when p_status = 'PENDING' then 0 else c.attempts end,
+            attention_at = case when p_status = 'CANCELED' then v_now end,
+            finished_at = case when p_status <> 'PENDING' then v_now end,
+            updated_at = v_now
+        from waiting w
+        where c.command_id = w.command_id and c.domain = p_domain
+        returning c.command_id, c.correlation_id, c.reply_queue, c.batch_id
+    ), audited as (
+        insert into commandbus.audit (domain, command_id, event_type, ts, details)
+        select p_domain, d.command_id, p_event_type, v_now, p_facts
+        from done d
+    ), counted as (
+        select d.batch_id, count(*)::int as commands
+        from done d
+        where d.batch_id is not null
+        group by d.batch_id
+    )
+    select
+        (select array_agg(d.command_id) from done d),
+        (select array_agg(d.reply_queue order by d.command_id) from done d where d.reply_queue <> ''),
+        (select array_agg(commandbus._reply(
+                d.command_id, d.correlation_id, p_outcome, p_result,
+                p_error_msg => p_facts ->> 'reason',
+                p_error_code => case p_outcome when 'CANCELED' then 'CANCELED' end) order by d.command_id)
+            from done d where d.reply_queue <> ''),
+        (select array_agg(n.batch_id order by n.batch_id) from counted n),
+        (select array_agg(n.commands order by n.batch_id) from counted n)
+    into v_done, v_queues, v_replies, v_batches, v_counts;
+
+    if p_outcome is not null and v_queues is not null then
+        perform commandbus._deliver(v_queues, v_replies, p_notify);
+    end if;
+    if v_batches is not null then
+        v_none := array_fill(0, array[cardinality(v_batches)]);
+        perform commandbus._count_batches(
+            p_domain, v_batches,
+            case when p_status = 'COMPLETED' then v_counts else v_none end, v_none,
+            case when p_status = 'CANCELED' then v_counts else v_none end,
+            array(select -n from unnest(v_counts) n), p_notify);
+    end if;
+    return coalesce(v_done, '{}');
+end $$;
+
+-- commandbus.sp_operator_retry: queue commands of the TSQ again, with all their attempts before them.
+--
+-- Returns  one row per command: its new msg_id, or why it was refused.
+-- Raises   CB005, CB007.
+-- Locks    the command rows, by id; then batch rows, by id.
+create function commandbus.sp_operator_retry(
+    p_domain      text,
+    p_command_ids uuid[],
+    p_operator    text    default null,
+    p_notify      boolean default true
+)
+returns table (command_id uuid, msg_id bigint, refusal text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_table    text := commandbus._command_table(p_domain);
+    v_done     uuid[];
+    v_messages jsonb[];
+    v_msg_ids  bigint[];
+begin
+    v_done := commandbus._resolve(
+        p_domain, p_command_ids, 'PENDING', 'OPERATOR_RETRY', jsonb_build_object('operator', p_operator), null, null,
+        p_notify);
+    if cardinality(v_done) > 0 then
+        -- What the row knows is written anew, so that a message somebody tampered with can be tried again.
+        select array_agg(d.command_id order by d.command_id),
+            array_agg(
+                case when jsonb_typeof(p.message) = 'object' then p.message else '{"data": {}}' end
+                    || jsonb_build_object('command_id', c.command_id, 'command_type', c.command_type, 'domain', p_domain)
+                order by d.command_id)
+        into v_done, v_messages
+        from unnest(v_done) as d(command_id)
+        join commandbus.command c on c.command_id = d.command_id and c.domain = p_domain
+        left join commandbus.payload_archive p on p.command_id = d.command_id and p.domain = p_domain;
+        v_msg_ids := commandbus._requeue(p_domain, v_table, v_done, v_messages);
+        delete from commandbus.payload_archive p where p.command_id = any (v_done) and p.domain = p_domain;
+        if p_notify then
+            perform commandbus._wake(p_domain || '__commands');
+        end if;
+    end if;
+    return query
+    select d.command_id, d.msg_id, null::text from unnest(v_done, v_msg_ids) as d(command_id, msg_id)
+    union all
+    select r.command_id, null, r.refusal from commandbus._verdicts(p_domain, p_command_ids, v_done) r;
+end $$;
+
+-- commandbus.sp_operator_cancel: give up commands of the TSQ; reply CANCELED.
+--
+-- Returns  one row per command; refusal is null where it was canceled.
+-- Raises   CB007.
+-- Locks    the command rows, by id; then batch rows, by id.
+create function commandbus.sp_operator_cancel(
+    p_domain      text,
+    p_command_ids uuid[],
+    p_reason      text,
+    p_operator    text    default null,
+    p_notify      boolean default true
+)
+returns table (command_id uuid, refusal text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_done uuid[];
+begin
+    if coalesce(p_reason, '') = '' then
+        raise exception 'reason: must not be empty' using errcode = 'CB007';
+    end if;
+    perform commandbus._check_domain(p_domain);
+    v_done := commandbus._resolve(
+        p_domain, p_command_ids, 'CANCELED', 'OPERATOR_CANCEL',
+        jsonb_build_object('operator', p_operator, 'reason', p_reason), 'CANCELED', null, p_notify);
+    return query
+    select d.command_id, null::text from unnest(v_done) as d(command_id)
+    union all
+    select r.command_id, r.refusal from commandbus._verdicts(p_domain, p_command_ids, v_done) r;
+end $$;
+
+-- commandbus.sp_operator_complete: what commands of the TSQ asked for was done by hand; reply SUCCESS with p_result.
+--
+-- Returns  one row per command; refusal is null where it was completed.
+-- Raises   CB007.
+-- Locks    the command rows, by id; then batch rows, by id.
+create function commandbus.sp_operator_complete(
+    p_domain      text,
+    p_command_ids uuid[],
+    p_result      jsonb   default null,
+    p_operator    text    default null,
+    p_notify      boolean default true
+)
+returns table (command_id uuid, refusal text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_done uuid[];
+begin
+    perform commandbus._check_domain(p_domain);
+    v_done := commandbus._resolve(
+        p_domain, p_command_ids, 'COMPLETED', 'OPERATOR_COMPLETE', jsonb_build_object('operator', p_operator),
+        'SUCCESS', p_result, p_notify);
+    return query
+    select d.command_id, null::text from unnest(v_done) as d(command_id)
+    union all
+    select r.command_id, r.refusal from commandbus._verdicts(p_domain, p_command_ids, v_done) r;
+end $$;
+
+
+-- Reads
+
+-- commandbus.get_command: one command, or none.
+create function commandbus.get_command(p_domain text, p_command_id uuid)
+returns setof commandbus.command
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.* from commandbus.command c where c.command_id = p_command_id and c.domain = p_domain
+$$;
+
+-- commandbus.query_commands: commands that match every filter given, newest first.
+--
+-- Failed, canceled and troubled ones have an index of their own; the others are looked for from the newest on.
+create function commandbus.query_commands(
+    p_status         text        default null,
+    p_domain         text        default null,
+    p_command_type   text        default null,
+    p_created_after  timestamptz default null,
+    p_created_before timestamptz default null,
+    p_limit          int         default 100,
+    p_offset         int         default 0
+)
+returns setof commandbus.command
+language plpgsql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+    return query
+    select c.*
+    from commandbus.command c
+    where (p_status is null or c.status = p_status)
+        and (p_status is null or p_status not in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED')
+            or c.attention_at is not null)
+        and (p_domain is null or c.domain = p_domain)
+        and (p_command_type is null or c.command_type = p_command_type)
+        and (p_created_after is null or c.created_at >= p_created_after)
+        and (p_created_before is null or c.created_at < p_created_before)
+    order by c.created_at desc, c.command_id
+    limit p_limit
+    offset p_offset;
+end $$;
+
+-- commandbus.get_audit_trail: what happened to a command or batch, oldest first.
+create function commandbus.get_audit_trail(p_command_id uuid, p_domain text default null)
+returns setof commandbus.audit
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select a.*
+    from commandbus.audit a
+    where a.command_id = p_command_id and (p_domain is null or a.domain = p_domain)
+    order by a.audit_id
+$$;
+
+-- commandbus.log_event: write one audit event of the caller's own.
+--
+-- Returns  the event's id.
+create function commandbus.log_event(p_domain text, p_command_id uuid, p_event_type text, p_details jsonb default null)
+returns bigint
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into commandbus.audit (domain, command_id, event_type, details)
+    values (p_domain, p_command_id, p_event_type, p_details)
+    returning audit_id
+$$;
+
+-- commandbus.get_batch: one batch, or none.
+create function commandbus.get_batch(p_domain text, p_batch_id uuid)
+returns setof commandbus.batch
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select b.* from commandbus.batch b where b.domain = p_domain and b.batch_id = p_batch_id
+$$;
+
+-- commandbus.list_batches: a domain's batches, newest first.
+create function commandbus.list_batches(
+    p_domain text,
+    p_status text default null,
+    p_limit  int  default 100,
+    p_offset int  default 0
+)
+returns setof commandbus.batch
+language sql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+as $$
+    select b.*
+    from commandbus.batch b
+    where b.domain = p_domain and (p_status is null or b.status = p_status)
+    order by b.created_at desc, b.batch_id
+    limit p_limit
+    offset p_offset
+$$;
+
+-- commandbus.list_batch_commands: a batch's commands, in the order of their ids.
+create function commandbus.list_batch_commands(
+    p_domain   text,
+    p_batch_id uuid,
+    p_status   text default null,
+    p_limit    int  default 100,
+    p_offset   int  default 0
+)
+returns setof commandbus.command
+language sql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.*
+    from commandbus.command c
+    where c.domain = p_domain and c.batch_id = p_batch_id and (p_status is null or c.status = p_status)
+    order by c.created_at, c.command_id
+    limit p_limit
+    offset p_offset
+$$;
+
+-- commandbus.list_troubleshooting: commands that wait for an operator, with their payload; longest waiting first.
+--
+-- p_domain null: of all domains.
+create function commandbus.list_troubleshooting(
+    p_domain       text default null,
+    p_command_type text default null,
+    p_limit        int  default 50,
+    p_offset       int  default 0
+)
+returns table (command commandbus.command, payload jsonb)
+language plpgsql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+    return query
+    select c, p.message -> 'data'
+    from commandbus.command c
+    left join commandbus.payload_archive p on p.command_id = c.command_id and p.domain = c.domain
+    where c.attention_at is not null
+        and c.status = 'IN_TROUBLESHOOTING_QUEUE'
+        and (p_domain is null or c.domain = p_domain)
+        and (p_command_type is null or c.command_type = p_command_type)
+    order by c.attention_at, c.command_id
+    limit p_limit
+    offset p_offset;
+end $$;
+
+-- commandbus.count_troubleshooting: how many commands wait for an operator, per domain and type.
+create function commandbus.count_troubleshooting(p_domain text default null, p_command_type text default null)
+returns table (domain text, command_type text, waiting bigint)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.domain, c.command_type, count(*)
+    from commandbus.command c
+    where c.attention_at is not null
+        and c.status = 'IN_TROUBLESHOOTING_QUEUE'
+        and (p_domain is null or c.domain = p_domain)
+        and (p_command_type is null or c.command_type = p_command_type)
+    group by c.domain, c.command_type
+    order by c.domain, c.command_type
+$$;
+
+-- commandbus.find_domains: the domains that know a command id.
+create function commandbus.find_domains(p_command_id uuid)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.domain from commandbus.command c where c.command_id = p_command_id order by c.domain
+$$;
+
+-- commandbus.get_payload: the archived message of a command, or none.
+create function commandbus.get_payload(p_domain text, p_command_id uuid)
+returns setof commandbus.payload_archive
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select p.* from commandbus.payload_archive p where p.command_id = p_command_id and p.domain = p_domain
+$$;
+
+-- commandbus.list_domains: the domains that have a command queue.
+create function commandbus.list_domains()
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select left(m.queue_name::text, -length('__commands'))
+    from pgmq.meta m
+    where m.queue_name ~ '^[a-z][a-z0-9_]{0,36}__commands$'
+    order by 1
+$$;
+
+-- commandbus.domain_metrics: what a domain's queues hold now.
+--
+-- Returns  one row; ages in seconds, null for an empty queue. Counting walks the whole queue.
+-- Raises   CB005, CB007.
+create function commandbus.domain_metrics(p_domain text)
+returns table (
+    queue_name         text,
+    length             bigint,
+    visible            bigint,
+    in_flight          bigint,
+    scheduled          bigint,
+    archived           bigint,
+    newest_age_seconds float8,
+    oldest_age_seconds float8
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_table text := commandbus._command_table(p_domain);
+begin
+    return query execute format(
+        $q$
+            select $1 || '__commands', count(q.msg_id), count(*) filter (where q.vt <= n.now),
+                count(*) filter (where q.vt > n.now),
+                (select count(*) from commandbus.scheduled s where s.domain = $1),
+                (select count(*) from pgmq.%I),
+                extract(epoch from min(n.now - q.enqueued_at))::float8,
+                extract(epoch from max(n.now - q.enqueued_at) filter (where q.vt <= n.now))::float8
+            from (select clock_timestamp() as now) n
+            left join pgmq.%I q on true
+            having true
+        $q$, 'a_' || p_domain || '__commands', v_table)
+    using p_domain;
+end $$;
+
+
+-- Messages
+--
+-- PGMQ's own functions for any queue, safe to call under any search_path: they look names up in the session's.
+
+-- commandbus._queue_table: the name of the table that holds a queue.
+--
+-- Raises   CB007 for a bad name, CB005 when there is no such queue.
+create function commandbus._queue_table(p_queue text)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_queue is null or p_queue !~ '^[a-z][a-z0-9_]{0,46}$' then
+        raise exception 'queue: must match ^[a-z][a-z0-9_]{0,46}$' using errcode = 'CB007';
+    end if;
+    if to_regclass('pgmq.q_' || p_queue) is null then
+        raise exception 'queue "%" does not exist', p_queue using errcode = 'CB005';
+    end if;
+    return 'q_' || p_queue;
+end $$;
+
+-- commandbus.queue_create: make a plain queue, if it is not there yet. Domains are made by sp_create_domain.
+--
+-- Returns  whether it had to be made.
+create function commandbus.queue_create(p_queue text)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_queue is null or p_queue !~ '^[a-z][a-z0-9_]{0,46}$' then
+        raise exception 'queue: must match ^[a-z][a-z0-9_]{0,46}$' using errcode = 'CB007';
+    end if;
+    if to_regclass('pgmq.q_' || p_queue) is not null then
+        return false;
+    end if;
+    perform pgmq.create(p_queue);
+    return true;
+end $$;
+
+-- commandbus.queue_send: put messages into a queue, visible after p_delay seconds.
+--
+-- Returns  their msg_ids, in order.
+create function commandbus.queue_send(p_queue text, p_messages jsonb[], p_delay int default 0)
+returns setof bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._queue_table(p_queue);
+    return query
+    select s.msg_id
+    from pgmq.send_batch(p_queue, p_messages, null::jsonb[], clock_timestamp() + make_interval(secs => p_delay))
+        as s(msg_id);
+end $$;
+
+-- commandbus.queue_read: lease up to p_limit messages for p_visibility_timeout seconds, oldest first.
+create function commandbus.queue_read(p_queue text, p_visibility_timeout int, p_limit int)
+returns table (msg_id bigint, read_ct int, enqueued_at timestamptz, vt timestamptz, message jsonb)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._queue_table(p_queue);
+    return query
+    select r.msg_id, r.read_ct, r.enqueued_at, r.vt, r.message
+    from pgmq.read(p_queue, p_visibility_timeout, p_limit) r
+    order by r.msg_id;
+end $$;
+
+-- commandbus.queue_delete: remove a message. Returns whether it was there.
+create function commandbus.queue_delete(p_queue text, p_msg_id bigint)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._queue_table(p_queue);
+    return pgmq.delete(p_queue, p_msg_id);
+end $$;
+
+-- commandbus.queue_archive: move a message to the queue's archive. Returns whether it was there.
+create function commandbus.queue_archive(p_queue text, p_msg_id bigint)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._queue_table(p_queue);
+    return pgmq.archive(p_queue, p_msg_id);
+end $$;
+
+-- commandbus.queue_set_vt: let a message be visible in p_seconds. Returns whether it was there.
+create function commandbus.queue_set_vt(p_queue text, p_msg_id bigint, p_seconds int)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._queue_table(p_queue);
+    return exists (
+        select from pgmq.set_vt(p_queue, p_msg_id, clock_timestamp() + make_interval(secs => p_seconds)));
+end $$;
+
+-- commandbus.queue_notify: wake the listeners of a queue.
+create function commandbus.queue_notify(p_queue text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._queue_table(p_queue);
+    perform commandbus._wake(p_queue);
+end $$;
+
+
+-- Nobody may call anything unless it is granted.
+revoke execute on all functions in schema commandbus from public;

@@ -1,0 +1,155 @@
+"""From settings to libpq's parameters, and from libpq's errors to ours, without ever showing a password."""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import SecretStr
+
+from commandbus.errors import AuthenticationFailedError, DatabaseUnavailableError, InvalidArgumentError
+from commandbus.settings import CommandBusSettings
+
+_SECRETS = ("password", "sslpassword")
+_ENCODE_HINT = "in a URL, characters such as @ : / ? % and spaces in a user name or password are percent-encoded"
+# libpq hands over no SQLSTATE when a connection cannot be made; these sentences are all there is.
+_WRONG_PASSWORD = re.compile(r'password authentication failed for user "(?P<user>[^"]*)"')
+_REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|role \"[^\"]*\" does not exist"
+)
+_SPLITS = re.compile(r"[\\\s]")  # needs a backslash within libpq's options
+_WHERE = re.compile(r"^connection (?:failed|is bad): ")
+
+
+def parse_url(url: str, field: str) -> dict[str, Any]:
+    """Return the parameters that a URL or connection string gives.
+
+    Raises:
+        InvalidArgumentError: it cannot be read, or a part shows that a password was not percent-encoded.
+    """
+    parameters = _parse(url)
+    if parameters is None:
+        raise InvalidArgumentError(field, f"must be a PostgreSQL URL or connection string; {_ENCODE_HINT}")
+    if "://" in url and any("@" in str(parameters.get(part, "")) for part in ("host", "dbname")):
+        raise InvalidArgumentError(field, f"has an @ in its host or database name; {_ENCODE_HINT}")
+    for port in str(parameters.get("port", "")).split(","):
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536):
+            raise InvalidArgumentError(field, f"must have ports from 1 to 65535; {_ENCODE_HINT}")
+    return parameters
+
+
+def _parse(url: str) -> dict[str, Any] | None:
+    # The caller raises outside of the handler: libpq's sentence quotes parts of the password.
+    if not url.isprintable():
+        return None
+    try:
+        return conninfo_to_dict(url)
+    except (psycopg.Error, UnicodeError):
+        return None
+
+
+def connection_parameters(settings: CommandBusSettings, *, listen: bool = False) -> dict[str, Any]:
+    """Return the keyword arguments of ``connect``, all but a row factory.
+
+    What the URL says wins over the settings, except autocommit, the encoding, and the startup options.
+
+    Args:
+        settings: where to connect and how.
+        listen: for a connection that must be direct; uses ``listen_database_url`` if there is one.
+
+    Raises:
+        InvalidArgumentError: the URL cannot be read.
+    """
+    url, field = settings.database_url, "database_url"
+    if listen and _text(settings.listen_database_url):
+        url, field = settings.listen_database_url or url, "listen_database_url"
+    given = parse_url(_text(url), field)
+    parameters: dict[str, Any] = {
+        "application_name": settings.application_name,
+        "connect_timeout": settings.connect_timeout,
+        "keepalives": 1,
+        "keepalives_idle": settings.keepalives_idle,
+        "keepalives_interval": settings.keepalives_interval,
+        "keepalives_count": settings.keepalives_count,
+        "tcp_user_timeout": settings.tcp_user_timeout_ms,
+        **given,
+        "client_encoding": "utf8",
+        "autocommit": True,
+    }
+    if settings.pgbouncer and not listen:
+        return parameters | {"prepare_threshold": None}
+    return parameters | {"options": _startup_options(settings, given.get("options"))}
+
+
+def _text(secret: SecretStr | None) -> str:
+    return "" if secret is None else secret.get_secret_value()
+
+
+def _startup_options(settings: CommandBusSettings, given: str | None) -> str:
+    """Return libpq's ``options``, those of the URL first: the server takes the last of each."""
+    options = {"search_path": settings.search_path, "default_transaction_isolation": "read committed"}
+    if settings.statement_timeout is not None:
+        options["statement_timeout"] = f"{settings.statement_timeout * 1000:.0f}"
+    ours = [_SPLITS.sub(r"\\\g<0>", f"{name}={value}") for name, value in options.items()]
+    return " ".join([given or "", *(f"-c {option}" for option in ours)]).strip()
+
+
+def secrets_in(parameters: Mapping[str, Any]) -> frozenset[str]:
+    """Return the passwords among libpq's parameters, also as they look in a URL."""
+    plain = {str(parameters[name]) for name in _SECRETS if parameters.get(name)}
+    return frozenset(plain | {quote(secret, safe="") for secret in plain})
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """Return *text* with three asterisks in place of each secret."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def connection_error(error: Exception, parameters: Mapping[str, Any]) -> DatabaseUnavailableError:
+    """Return our error for a connection that could not be made.
+
+    Args:
+        error: what ``connect`` raised.
+        parameters: what it was called with; its passwords are taken out of the text.
+    """
+    text = _WHERE.sub("", " ".join(scrub(str(error), secrets_in(parameters)).split()))
+    if found := _WRONG_PASSWORD.search(text):
+        return AuthenticationFailedError(f'wrong password for user "{found["user"]}", or no such user')
+    if _REFUSED.search(text):
+        return AuthenticationFailedError(f"the database refuses this user: {text}")
+    if "unsupported startup parameter" in text:
+        text += " (through PgBouncer, set pgbouncer=True)"
+    return DatabaseUnavailableError(f"the database cannot be reached: {text or type(error).__name__}")
+
+
+class PoolLogFilter(logging.Filter):
+    """Takes passwords out of the log of psycopg's pools, and remembers why one of them could not connect.
+
+    That log is the only place where a pool tells the cause.
+
+    Args:
+        pool_name: the pool whose failures are remembered.
+        parameters: what it connects with.
+    """
+
+    def __init__(self, pool_name: str, parameters: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._pool_name = pool_name
+        self._parameters = parameters
+        self.last_failure: DatabaseUnavailableError | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, without passwords in its text."""
+        match record.args:
+            case (self._pool_name, psycopg.Error() as error):
+                self.last_failure = connection_error(error, self._parameters)
+        text = record.getMessage()
+        clean = scrub(text, secrets_in(self._parameters))
+        if clean != text:
+            record.msg, record.args = clean, None
+        return True

@@ -1,0 +1,176 @@
+"""One connection to migrate on, its locked transactions, and what its errors become."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, LiteralString
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from commandbus.errors import (
+    AuthenticationFailedError,
+    CommandBusError,
+    DatabaseUnavailableError,
+    InvalidArgumentError,
+    MigrationError,
+    ReadOnlyServerError,
+    ServerTooOldError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+OLDEST_SERVER = 15
+LONGEST_REASON = 500  # characters of a connection error that are passed on
+
+
+def _java_hash(text: str) -> int:
+    value = 0
+    for character in text:
+        value = (31 * value + ord(character)) % 2**32
+    return value - 2**32 if value >= 2**31 else value
+
+
+# Flyway's own key for this history table, so that Flyway and this runner keep each other out.
+LOCK_KEY = int.from_bytes(b"Flyway", "big") + _java_hash('"public"."flyway_schema_history"')
+
+
+@contextlib.contextmanager
+def connected(url_or_connection: str | psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """Give a connection to migrate on: the caller's, or one of our own that is closed afterwards.
+
+    Raises:
+        InvalidArgumentError: the URL is malformed, or the caller's connection is not idle in autocommit mode.
+        DatabaseUnavailableError: there is no connection, or it was lost.
+        ServerTooOldError: the server is older than PostgreSQL 15.
+        MigrationError: any other complaint of the server.
+    """
+    with translated("the database"), contextlib.ExitStack() as stack:
+        if isinstance(url_or_connection, str):
+            connection = stack.enter_context(_connect(url_or_connection))
+        else:
+            connection = url_or_connection
+            _check_idle(connection)
+        if connection.info.server_version < OLDEST_SERVER * 10_000:
+            raise ServerTooOldError(f"the server is older than PostgreSQL {OLDEST_SERVER}")
+        yield connection
+
+
+@contextlib.contextmanager
+def locked_transaction(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Run the block in one transaction, alone among all who migrate this database.
+
+    The lock ends with the transaction, so that it works through a transaction pooler too. READ COMMITTED lets
+    the block see what the holder before it committed. The session's settings are the same afterwards.
+
+    Raises:
+        ReadOnlyServerError: the server is a replica.
+    """
+    ((is_replica,),) = select(connection, "select pg_catalog.pg_is_in_recovery()")
+    if is_replica:
+        raise ReadOnlyServerError("the server is a read-only replica: migrate the primary")
+    with connection.transaction():
+        connection.execute("set transaction isolation level read committed, read write")
+        connection.execute("set local lock_timeout = 0")
+        connection.execute("set local statement_timeout = 0")
+        connection.execute("set local client_encoding = 'UTF8'")
+        path = search_path(connection)
+        connection.execute("select pg_catalog.pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+        yield
+        if search_path(connection) != path:
+            connection.execute("select pg_catalog.set_config('search_path', %s, false)", (path,))
+
+
+def select(
+    connection: psycopg.Connection[Any], statement: LiteralString, parameters: Sequence[object] = ()
+) -> list[tuple[Any, ...]]:
+    """Return the rows of a query as tuples, whatever row factory the connection has."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        return cursor.execute(statement, parameters).fetchall()
+
+
+@contextlib.contextmanager
+def translated(subject: str, *, text: str = "") -> Iterator[None]:
+    """Turn psycopg's errors into ours, whose texts quote the server's primary message and no statement.
+
+    Args:
+        subject: what is being worked on; the error's text begins with it.
+        text: the SQL being run, to find the line of an error in.
+    """
+    failure: CommandBusError
+    try:
+        yield
+    except psycopg.Error as error:
+        failure = _translate(error, subject, text)
+    else:
+        return
+    raise failure from None
+
+
+def _translate(error: psycopg.Error, subject: str, text: str) -> CommandBusError:
+    state = error.sqlstate or ""
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) and (
+        not state or state.startswith(("08", "57P"))
+    ):
+        return DatabaseUnavailableError(f"{subject}: the connection was lost; what was not finished is undone")
+    position = error.diag.statement_position
+    line = f" line {text.count(chr(10), 0, int(position) - 1) + 1}" if position and text else ""
+    message = error.diag.message_primary or type(error).__name__
+    return MigrationError(f"{subject}{line}: {message} ({state})")
+
+
+def search_path(connection: psycopg.Connection[Any]) -> str:
+    """Return the search_path in force, as text."""
+    ((path,),) = select(connection, "select pg_catalog.current_setting('search_path')")
+    return str(path)
+
+
+def _check_idle(connection: psycopg.Connection[Any]) -> None:
+    idle = connection.info.transaction_status == TransactionStatus.IDLE
+    if not connection.autocommit or not idle:
+        raise InvalidArgumentError("connection", "must be open, in autocommit mode and outside a transaction")
+
+
+def _connect(url: str) -> psycopg.Connection[Any]:
+    parts = _parse(url)
+    defaults = {"application_name": "commandbus migrate", "connect_timeout": 10}
+    try:
+        return psycopg.connect("", **{**defaults, **parts}, autocommit=True, prepare_threshold=None)
+    except psycopg.OperationalError as error:
+        failure = _connection_error(error, parts)
+    raise failure
+
+
+def _parse(url: str) -> dict[str, Any]:
+    """Split a URL or key=value string; psycopg's own complaint about a malformed one quotes the password."""
+    parts: dict[str, Any] = {}
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        malformed = True
+    else:
+        malformed = not str(parts.get("port", "")).replace(",", "").strip().isdecimal() and "port" in parts
+    if malformed:
+        raise InvalidArgumentError(
+            "database_url",
+            "is neither a PostgreSQL URL nor a key=value list; percent-encode a URL's password",
+        )
+    return parts
+
+
+def _connection_error(error: psycopg.OperationalError, parts: dict[str, Any]) -> DatabaseUnavailableError:
+    if any("@" in str(parts.get(name, "")) for name in ("host", "dbname")):
+        # A password with a bare "@" or "/" ends up, in part, here and in psycopg's text.
+        return DatabaseUnavailableError(
+            'cannot connect to the database: its host or name contains "@"; write %40 for "@" in a password'
+        )
+    reason = " ".join(str(error).split())
+    for secret in (parts.get("password"), parts.get("sslpassword")):
+        reason = reason.replace(str(secret), "***") if secret else reason
+    reason = reason[:LONGEST_REASON]
+    if "authentication failed" in reason:
+        return AuthenticationFailedError(f"cannot connect to the database: {reason}")
+    return DatabaseUnavailableError(f"cannot connect to the database: {reason}")

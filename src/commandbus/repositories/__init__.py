@@ -1,0 +1,15 @@
+"""The typed doorway to schema ``commandbus``: one class per subject, one method per function call."""
+
+from commandbus.repositories.audit import PostgresAuditLogger
+from commandbus.repositories.batch import PostgresBatchRepository
+from commandbus.repositories.command import PostgresCommandRepository
+from commandbus.repositories.payload_archive import PostgresPayloadArchive
+from commandbus.repositories.queue import PgmqClient
+
+__all__ = [
+    "PgmqClient",
+    "PostgresAuditLogger",
+    "PostgresBatchRepository",
+    "PostgresCommandRepository",
+    "PostgresPayloadArchive",
+]

@@ -1,0 +1,55 @@
+"""The audit trail."""
+
+from typing import Any
+from uuid import UUID
+
+from commandbus.models import AuditEvent
+from commandbus.payload import decode_leniently
+from commandbus.repositories._base import Repository, Row
+
+
+class PostgresAuditLogger(Repository):
+    """The audit trail, over the functions of schema ``commandbus``. Arguments must have been checked."""
+
+    async def log(self, domain: str, command_id: UUID, event_type: str, details: str | None = None) -> int:
+        """Write an event of the caller's own.
+
+        Args:
+            domain: the command's domain.
+            command_id: the command it is about.
+            event_type: any name; those of `AuditEventType` are the library's.
+            details: JSON text of an object.
+
+        Returns:
+            The event's audit_id.
+
+        Source: ``commandbus.log_event``.
+        """
+        return int(
+            await self._value(
+                "select commandbus.log_event(%s::text, %s::uuid, %s::text, %s::jsonb)",
+                (domain, command_id, event_type, details),
+                repeatable=False,
+            )
+        )
+
+    async def get_trail(self, command_id: UUID, domain: str | None = None) -> list[AuditEvent]:
+        """Return what happened to a command or batch, oldest first. Source: ``commandbus.get_audit_trail``."""
+        rows = await self._rows(
+            "select audit_id, domain, command_id, event_type, ts, msg_id, attempt, details::text"
+            " from commandbus.get_audit_trail(%s::uuid, %s::text)",
+            (command_id, domain),
+        )
+        return [_to_event(row) for row in rows]
+
+
+def _to_event(row: Row) -> AuditEvent:
+    """Return the record of an audit row; its number columns are facts like the others."""
+    audit_id, domain, command_id, event_type, timestamp, msg_id, attempt, text = row
+    facts: dict[str, Any] = {}
+    if msg_id is not None:
+        facts["msg_id"] = msg_id
+    if attempt is not None:
+        facts["attempt"] = attempt
+    facts.update(decode_leniently(text) or {})
+    return AuditEvent(audit_id, domain, command_id, event_type, timestamp, facts)

@@ -1,0 +1,123 @@
+# Printed from ../../repositories/_base.py by tools/async_to_sync.py; edit that file.
+"""How every repository reaches the database: a pool or the caller's connection, and errors of ours."""
+
+import random
+from collections.abc import Sequence
+from typing import Any, Self
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import tuple_row
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from commandbus._compat import sleep
+from commandbus.errors import CommandBusError, DatabaseUnavailableError, PoolTimeoutError, from_sqlstate
+from commandbus.settings import CommandBusSettings
+
+# Two transactions got into each other's way; nothing was done, and the same call will work.
+_COLLISIONS = frozenset({"40001", "40P01"})
+_MOST_TRIES = 5
+
+Row = tuple[Any, ...]
+Source = ConnectionPool[Any] | Connection[Any]
+
+
+class Repository:
+    """Calls functions of schema ``commandbus``, each in one round trip.
+
+    Args:
+        source: a pool, where every call is a transaction of its own; or a connection of the caller's, whose
+            transaction the calls join. A plain psycopg pool or connection will do.
+        settings: those of our pool when None; for another pool, those of the environment.
+    """
+
+    def __init__(self, source: Source, settings: CommandBusSettings | None = None) -> None:
+        self._source = source
+        self._settings = settings or settings_of(source)
+
+    def on(self, connection: Connection[Any] | None) -> Self:
+        """Return the same repository on the caller's connection, or this one when there is none."""
+        if connection is None:
+            return self
+        return type(self)(connection, self._settings)
+
+    @property
+    def _owns_transactions(self) -> bool:
+        """Whether each call is a transaction of its own."""
+        return not isinstance(self._source, Connection)
+
+    def _rows(self, sql: str, parameters: Sequence[object] = (), *, repeatable: bool = True) -> list[Row]:
+        """Return all rows of one call.
+
+        On a pool a call that collided with another is repeated, and after a lost connection one that may
+        have been carried out already is repeated if it is *repeatable*.
+
+        Raises:
+            CommandBusError: what the function raised, as our class.
+            DatabaseUnavailableError: the connection was lost.
+            PoolTimeoutError: no connection became free.
+        """
+        if isinstance(self._source, Connection):
+            try:
+                return _execute(self._source, sql, parameters)
+            except psycopg.Error as error:
+                failure = translate(error)
+            raise failure
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                with self._source.connection() as connection:
+                    return _execute(connection, sql, parameters)
+            except PoolTimeout:
+                raise PoolTimeoutError("no connection became free in time") from None
+            except psycopg.Error as error:
+                failure = translate(error)
+                collided = error.sqlstate in _COLLISIONS and tries < _MOST_TRIES
+                lost = isinstance(failure, DatabaseUnavailableError) and repeatable and tries == 1
+            if lost:
+                recover(self._source)
+            elif collided:
+                sleep(random.uniform(0.5, 1.5) * 0.01 * tries)  # noqa: S311  (spreads repeats)
+            else:
+                raise failure
+
+    def _value(self, sql: str, parameters: Sequence[object] = (), *, repeatable: bool = True) -> Any:  # noqa: ANN401
+        """Return the only value of one call; as `_rows` otherwise."""
+        rows = self._rows(sql, parameters, repeatable=repeatable)
+        return rows[0][0]
+
+
+def _execute(connection: Connection[Any], sql: str, parameters: Sequence[object]) -> list[Row]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(sql.encode(), parameters)
+        return cursor.fetchall()
+
+
+def settings_of(source: object) -> CommandBusSettings:
+    """Return the settings of our pool; for any other pool or connection, those of the environment."""
+    settings = getattr(source, "settings", None)
+    return settings if isinstance(settings, CommandBusSettings) else CommandBusSettings.load()
+
+
+def recover(pool: ConnectionPool[Any]) -> None:
+    """Replace a pool's broken connections after an error, so that the next caller meets none."""
+    try:
+        getattr(pool, "recover", pool.check)()
+    except (psycopg.Error, PoolTimeout):
+        return  # the repeated call will say what is wrong
+
+
+def translate(error: psycopg.Error) -> Exception:
+    """Return our error for one of psycopg's, or the same one when it is none of ours.
+
+    The server's text can quote a payload, so only its primary message is kept.
+    """
+    ours: CommandBusError | None = from_sqlstate(error.sqlstate, error.diag.message_primary or "")
+    if ours is not None:
+        return ours
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
+        error.sqlstate is None or (error.sqlstate[:2] in {"08", "57"} and error.sqlstate != "57014")
+    ):
+        return DatabaseUnavailableError("the connection to the database was lost")
+    return error

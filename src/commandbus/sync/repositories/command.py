@@ -1,0 +1,399 @@
+# Printed from ../../repositories/command.py by tools/async_to_sync.py; edit that file.
+"""Commands: send, receive, settle, extend; find and list; operators' verdicts."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from commandbus.errors import DatabaseUnavailableError
+from commandbus.models import (
+    CommandMetadata,
+    CommandStatus,
+    ErrorType,
+    Lease,
+    SendResult,
+    TroubleshootingItem,
+)
+from commandbus.payload import decode_leniently
+from commandbus.retry import Settlement
+from commandbus.sync.repositories._arrays import optional_array, plain_array, text_array
+from commandbus.sync.repositories._base import Repository, Row
+
+_COLUMNS = (
+    "domain, command_id, command_type, status, attempts, max_attempts, msg_id, correlation_id, reply_queue,"
+    " last_error_type, last_error_code, last_error_msg, created_at, updated_at, batch_id"
+)
+
+
+class OutgoingCommand(NamedTuple):
+    """One command of a set to be sent; data is JSON text, everything is checked."""
+
+    command_id: UUID
+    command_type: str
+    data: str
+    correlation_id: UUID | None
+    reply_to: str | None
+    max_attempts: int
+
+
+class Delivery(NamedTuple):
+    """One message that was leased.
+
+    Attributes:
+        data: JSON text, or None when the message has none.
+        fault: None, or why the message was taken out of the queue: STRAY, TAMPERED, CRASHED.
+    """
+
+    command_id: UUID
+    command_type: str
+    data: str | None
+    correlation_id: UUID | None
+    reply_queue: str
+    attempts: int
+    max_attempts: int
+    msg_id: int
+    read_ct: int
+    batch_id: UUID | None
+    created_at: datetime
+    fault: str | None
+
+
+class Verdict(NamedTuple):
+    """What became of one id of an operator's call; refusal is None, NOT_FOUND, or the command's status."""
+
+    command_id: UUID
+    msg_id: int | None
+    refusal: str | None
+
+
+class PostgresCommandRepository(Repository):
+    """Commands, over the functions of schema ``commandbus``. Arguments must have been checked."""
+
+    def send(self, domain: str, command: OutgoingCommand) -> int:
+        """Store and enqueue one command.
+
+        Returns:
+            The message's msg_id.
+
+        Raises:
+            DuplicateCommandError: the id exists (CB001).
+            QueueNotFoundError: the domain or the reply queue does not exist (CB005).
+
+        Source: ``commandbus.sp_send_command``.
+        """
+        try:
+            return int(
+                self._value(
+                    "select commandbus.sp_send_command(%s::text, %s::uuid, %s::text, %s::jsonb, %s::uuid, %s::text,"
+                    " %s::int, %s::boolean, %s::int)",
+                    (
+                        domain,
+                        str(command.command_id),
+                        command.command_type,
+                        command.data,
+                        command.correlation_id,
+                        command.reply_to,
+                        command.max_attempts,
+                        self._settings.notify,
+                        self._settings.max_payload_bytes,
+                    ),
+                    repeatable=False,
+                )
+            )
+        except DatabaseUnavailableError:
+            # Whether it was committed cannot be known, but the same id can be sent again without harm.
+            if not self._owns_transactions:
+                raise
+        sent = self.send_many(domain, [command], idempotent=True)
+        return sent[0].msg_id
+
+    def send_many(
+        self,
+        domain: str,
+        commands: Sequence[OutgoingCommand],
+        *,
+        batch_id: UUID | None = None,
+        idempotent: bool = False,
+    ) -> list[SendResult]:
+        """Store and enqueue 1 to 10,000 commands in one call, all or none.
+
+        Args:
+            domain: the domain of all.
+            commands: queued in this order.
+            batch_id: a batch that all of them join.
+            idempotent: accept a command that exists with the same type; it is not sent again.
+
+        Returns:
+            One result per command, in the same order.
+
+        Raises:
+            DuplicateCommandError: an id exists or comes twice (CB001).
+            BatchNotFoundError: there is no such batch (CB004).
+            QueueNotFoundError: the domain or a reply queue does not exist (CB005).
+            InvalidOperationError: the batch is complete (CB006).
+
+        Source: ``commandbus.sp_send_commands``; one round trip.
+        """
+        rows = self._rows(
+            "select command_id, msg_id from commandbus.sp_send_commands(%s::text, %s::uuid[], %s::text[], %s::jsonb[],"
+            " %s::uuid[], %s::text[], %s::int[], %s::uuid, %s::boolean, %s::boolean, %s::int)",
+            (
+                domain,
+                plain_array([c.command_id for c in commands]),
+                text_array([c.command_type for c in commands]),
+                text_array([c.data for c in commands]),
+                optional_array([c.correlation_id for c in commands]),
+                optional_array([c.reply_to for c in commands]),
+                plain_array([c.max_attempts for c in commands]),
+                batch_id,
+                idempotent,
+                self._settings.notify,
+                self._settings.max_payload_bytes,
+            ),
+            repeatable=idempotent,
+        )
+        msg_ids: dict[UUID, int] = dict(rows)
+        return [SendResult(c.command_id, msg_ids[c.command_id]) for c in commands]
+
+    def receive(self, domain: str, *, limit: int, visibility_timeout: int) -> list[Delivery]:
+        """Lease up to *limit* messages and begin an attempt of each one's command.
+
+        Args:
+            domain: whose queue to read.
+            limit: most messages, 1 to 10,000.
+            visibility_timeout: seconds until an unsettled command is delivered again, 1 to 86,400.
+
+        Returns:
+            0 to *limit* deliveries in queue order; those with a fault are no longer in the queue, and last.
+
+        Raises:
+            QueueNotFoundError: the domain has no queue (CB005).
+
+        Source: ``commandbus.sp_receive_commands``; one round trip, which waits for no disk on a pool: a
+        delivery that a server crash undoes is only made again.
+        """
+        rows = self._rows(
+            "select * from commandbus.sp_receive_commands(%s::text, %s::int, %s::int, %s::boolean)",
+            (domain, limit, visibility_timeout, not self._owns_transactions),
+        )
+        return [Delivery._make(row) for row in rows]
+
+    def settle(self, domain: str, settled: Sequence[tuple[Lease, Settlement]]) -> dict[UUID, str]:
+        """End attempts, each by the lease it was given.
+
+        Args:
+            domain: the domain of all.
+            settled: 1 to 10,000 leases and what became of their attempts, by rising msg_id.
+
+        Returns:
+            The leases that were not settled now, by command id: STALE, no longer the holder's, or DONE,
+            settled by an earlier try of the same call.
+
+        Source: ``commandbus.sp_settle_commands``; one round trip.
+        """
+        leases = [lease for lease, _ in settled]
+        ends = [end for _, end in settled]
+        rows = self._rows(
+            "select command_id, verdict from commandbus.sp_settle_commands(%s::text, %s::uuid[], %s::bigint[],"
+            " %s::int[], %s::text[], %s::jsonb[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %s::text[],"
+            " %s::float8[], %s::boolean)",
+            (
+                domain,
+                plain_array([lease.command_id for lease in leases]),
+                plain_array([lease.msg_id for lease in leases]),
+                plain_array([lease.read_ct for lease in leases]),
+                plain_array([end.outcome for end in ends]),
+                optional_array([end.result for end in ends]),
+                optional_array([end.error_type for end in ends]),
+                optional_array([end.error_code for end in ends]),
+                optional_array([end.error_msg for end in ends]),
+                optional_array([end.details for end in ends]),
+                optional_array([end.reason for end in ends]),
+                optional_array([end.delay for end in ends]),
+                self._settings.notify,
+            ),
+        )
+        return dict(rows)
+
+    def extend(self, domain: str, leases: Sequence[Lease], *, visibility_timeout: int) -> set[UUID]:
+        """Keep leased commands from being delivered again for *visibility_timeout* seconds from now.
+
+        Returns:
+            The ids of commands whose lease is no longer the holder's.
+
+        Source: ``commandbus.sp_extend_leases``; one round trip.
+        """
+        rows = self._rows(
+            "select command_id, renewed from commandbus.sp_extend_leases(%s::text, %s::uuid[], %s::bigint[],"
+            " %s::int[], %s::int)",
+            (
+                domain,
+                plain_array([lease.command_id for lease in leases]),
+                plain_array([lease.msg_id for lease in leases]),
+                plain_array([lease.read_ct for lease in leases]),
+                visibility_timeout,
+            ),
+        )
+        return {command_id for command_id, renewed in rows if not renewed}
+
+    def get(self, domain: str, command_id: UUID) -> CommandMetadata | None:
+        """Return a command's stored state, or None. Source: ``commandbus.get_command``."""
+        rows = self._rows(
+            f"select {_COLUMNS} from commandbus.get_command(%s::text, %s::uuid)",  # noqa: S608  (a constant)
+            (domain, command_id),
+        )
+        return _to_metadata(rows[0]) if rows else None
+
+    def find_domains(self, command_id: UUID) -> list[str]:
+        """Return the domains that know a command id. Source: ``commandbus.find_domains``."""
+        rows = self._rows("select * from commandbus.find_domains(%s::uuid)", (command_id,))
+        return [domain for (domain,) in rows]
+
+    def query(
+        self,
+        *,
+        status: str | None = None,
+        domain: str | None = None,
+        command_type: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[CommandMetadata]:
+        """Return the commands that match every filter given, newest first.
+
+        Source: ``commandbus.query_commands``.
+        """
+        rows = self._rows(
+            f"select {_COLUMNS} from commandbus.query_commands(%s::text, %s::text, %s::text, %s::timestamptz,"  # noqa: S608
+            " %s::timestamptz, %s::int, %s::int)",
+            (status, domain, command_type, created_after, created_before, limit, offset),
+        )
+        return [_to_metadata(row) for row in rows]
+
+    def list_batch(
+        self, domain: str, batch_id: UUID, *, status: str | None = None, limit: int = 100, offset: int = 0
+    ) -> list[CommandMetadata]:
+        """Return a batch's commands in the order they were sent. Source: ``commandbus.list_batch_commands``."""
+        rows = self._rows(
+            f"select {_COLUMNS} from commandbus.list_batch_commands(%s::text, %s::uuid, %s::text, %s::int, %s::int)",  # noqa: S608
+            (domain, batch_id, status, limit, offset),
+        )
+        return [_to_metadata(row) for row in rows]
+
+    def list_troubleshooting(
+        self, domain: str | None, command_type: str | None, *, limit: int, offset: int
+    ) -> list[TroubleshootingItem]:
+        """Return commands that wait for an operator, longest waiting first.
+
+        A payload that cannot be decoded is given as its text, so that one bad row hides no other.
+
+        Source: ``commandbus.list_troubleshooting``.
+        """
+        rows = self._rows(
+            "select (command).domain, (command).command_id, (command).command_type, (command).attempts,"
+            " (command).max_attempts, (command).last_error_type, (command).last_error_code, (command).last_error_msg,"
+            " (command).correlation_id, (command).reply_queue, payload::text, (command).created_at,"
+            " (command).updated_at, (command).batch_id"
+            " from commandbus.list_troubleshooting(%s::text, %s::text, %s::int, %s::int)",
+            (domain, command_type, limit, offset),
+        )
+        return [_to_item(row) for row in rows]
+
+    def count_troubleshooting(
+        self, domain: str | None = None, command_type: str | None = None
+    ) -> list[tuple[str, str, int]]:
+        """Return (domain, command_type, waiting) of all that wait for an operator.
+
+        Source: ``commandbus.count_troubleshooting``.
+        """
+        rows = self._rows(
+            "select domain, command_type, waiting from commandbus.count_troubleshooting(%s::text, %s::text)",
+            (domain, command_type),
+        )
+        return [(found, kind, waiting) for found, kind, waiting in rows]
+
+    def operator_retry(self, domain: str, command_ids: Sequence[UUID], operator: str | None) -> list[Verdict]:
+        """Queue commands of the TSQ again, all attempts before them. Source: ``commandbus.sp_operator_retry``."""
+        rows = self._rows(
+            "select command_id, msg_id, refusal from commandbus.sp_operator_retry(%s::text, %s::uuid[], %s::text,"
+            " %s::boolean)",
+            (domain, plain_array(command_ids), operator, self._settings.notify),
+            repeatable=False,
+        )
+        return [Verdict._make(row) for row in rows]
+
+    def operator_cancel(
+        self, domain: str, command_ids: Sequence[UUID], reason: str, operator: str | None
+    ) -> list[Verdict]:
+        """Give up commands of the TSQ. Source: ``commandbus.sp_operator_cancel``."""
+        rows = self._rows(
+            "select command_id, null, refusal from commandbus.sp_operator_cancel(%s::text, %s::uuid[], %s::text,"
+            " %s::text, %s::boolean)",
+            (domain, plain_array(command_ids), reason, operator, self._settings.notify),
+            repeatable=False,
+        )
+        return [Verdict._make(row) for row in rows]
+
+    def operator_complete(
+        self, domain: str, command_ids: Sequence[UUID], result: str | None, operator: str | None
+    ) -> list[Verdict]:
+        """Complete commands of the TSQ; *result* is JSON text. Source: ``commandbus.sp_operator_complete``."""
+        rows = self._rows(
+            "select command_id, null, refusal from commandbus.sp_operator_complete(%s::text, %s::uuid[], %s::jsonb,"
+            " %s::text, %s::boolean)",
+            (domain, plain_array(command_ids), result, operator, self._settings.notify),
+            repeatable=False,
+        )
+        return [Verdict._make(row) for row in rows]
+
+
+def _to_metadata(row: Row) -> CommandMetadata:
+    """Return the record of a row of _COLUMNS."""
+    domain, command_id, kind, status, attempts, most, msg_id, correlation_id, reply_queue, error, *rest = row
+    return CommandMetadata(
+        domain,
+        command_id,
+        kind,
+        CommandStatus(status),
+        attempts,
+        most,
+        msg_id,
+        correlation_id,
+        reply_queue or None,
+        None if error is None else ErrorType(error),
+        *rest,
+    )
+
+
+def _to_item(row: Row) -> TroubleshootingItem:
+    """Return the record of a row of list_troubleshooting."""
+    (
+        domain,
+        command_id,
+        kind,
+        attempts,
+        most,
+        error,
+        code,
+        text,
+        correlation_id,
+        reply_queue,
+        payload,
+        *rest,
+    ) = row
+    return TroubleshootingItem(
+        domain,
+        command_id,
+        kind,
+        attempts,
+        most,
+        None if error is None else ErrorType(error),
+        code,
+        text,
+        correlation_id,
+        reply_queue or None,
+        decode_leniently(payload),
+        *rest,
+    )

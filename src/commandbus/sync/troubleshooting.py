@@ -1,0 +1,209 @@
+# Printed from ../troubleshooting.py by tools/async_to_sync.py; edit that file.
+"""The troubleshooting queue: what operators see and do."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from psycopg_pool import ConnectionPool
+
+from commandbus.errors import CommandNotFoundError, InvalidOperationError
+from commandbus.models import TroubleshootingItem
+from commandbus.payload import (
+    check_command_type,
+    check_count,
+    check_domain,
+    check_text,
+    check_uuid,
+    encode_value,
+)
+from commandbus.sync.repositories import PostgresCommandRepository
+from commandbus.sync.repositories._base import settings_of
+from commandbus.sync.repositories.command import Verdict
+
+MAX_PAGE = 1_000
+MAX_IDS = 10_000
+MAX_OFFSET = 2**31 - 1
+_MAX_REASON = 2_000
+_MAX_OPERATOR = 200
+
+
+class TroubleshootingQueue:
+    """Commands that failed and wait for an operator.
+
+    The methods for one command raise when it does not wait there; those for many say so per command.
+
+    Args:
+        pool: a `CommandBusPool`, or any psycopg pool on a migrated database.
+    """
+
+    def __init__(self, pool: ConnectionPool[Any]) -> None:
+        self._settings = settings_of(pool)
+        self._commands = PostgresCommandRepository(pool)
+
+    def list_troubleshooting(
+        self, domain: str, command_type: str | None = None, limit: int = 50, offset: int = 0
+    ) -> list[TroubleshootingItem]:
+        """Return a domain's waiting commands with their payloads, longest waiting first.
+
+        Args:
+            domain: the domain.
+            command_type: only of this one.
+            limit: 1 to 1,000.
+            offset: from 0.
+        """
+        return self._list(check_domain(domain), command_type, limit, offset)
+
+    def list_all_troubleshooting(
+        self, command_type: str | None = None, limit: int = 50, offset: int = 0
+    ) -> list[TroubleshootingItem]:
+        """Return the waiting commands of all domains; as `list_troubleshooting`."""
+        return self._list(None, command_type, limit, offset)
+
+    def count_troubleshooting(self, domain: str | None = None, command_type: str | None = None) -> int:
+        """Return how many commands wait, of one domain or all, of one type or all."""
+        counts = self._commands.count_troubleshooting(
+            None if domain is None else check_domain(domain),
+            None if command_type is None else check_command_type(command_type),
+        )
+        return sum(waiting for _, _, waiting in counts)
+
+    def list_domains(self) -> list[str]:
+        """Return the domains in which commands wait, by name."""
+        return sorted({domain for domain, _, _ in self._commands.count_troubleshooting()})
+
+    def list_command_ids(self, domain: str, command_type: str | None = None) -> list[UUID]:
+        """Return the ids of all waiting commands of a domain, longest waiting first."""
+        ids: list[UUID] = []
+        while True:
+            page = self.list_troubleshooting(domain, command_type, MAX_PAGE, len(ids))
+            ids += [item.command_id for item in page]
+            if len(page) < MAX_PAGE:
+                return ids
+
+    def get_command_domain(self, command_id: UUID) -> str:
+        """Return the domain of a command.
+
+        Raises:
+            CommandNotFoundError: no domain knows it.
+            InvalidOperationError: several domains use the same id.
+        """
+        command_id = check_uuid(command_id, "command_id")
+        domains = self._commands.find_domains(command_id)
+        if not domains:
+            raise CommandNotFoundError(None, command_id, f"command {command_id} not found in any domain")
+        if len(domains) > 1:
+            raise InvalidOperationError(f"command {command_id} exists in domains {', '.join(domains)}")
+        return domains[0]
+
+    def operator_retry(self, domain: str, command_id: UUID, operator: str | None = None) -> int:
+        """Queue a command again, with all its attempts before it.
+
+        Args:
+            domain: the command's domain.
+            command_id: a command that waits.
+            operator: who decides, for the audit trail; up to 200 characters.
+
+        Returns:
+            The new msg_id.
+
+        Raises:
+            CommandNotFoundError: there is no such command.
+            InvalidOperationError: it does not wait (any more); somebody else may have been first.
+        """
+        verdict = self._single(domain, self.retry_many(domain, [command_id], operator))
+        if verdict.msg_id is None:
+            raise InvalidOperationError(f"command {command_id} got no message")
+        return verdict.msg_id
+
+    def operator_cancel(self, domain: str, command_id: UUID, reason: str, operator: str | None = None) -> None:
+        """Give a command up; who waits for its reply is told CANCELED and the reason.
+
+        Args:
+            domain: the command's domain.
+            command_id: a command that waits.
+            reason: 1 to 2,000 characters.
+            operator: as in `operator_retry`.
+
+        Raises:
+            CommandNotFoundError, InvalidOperationError: as `operator_retry`.
+        """
+        self._single(domain, self.cancel_many(domain, [command_id], reason, operator))
+
+    def operator_complete(
+        self,
+        domain: str,
+        command_id: UUID,
+        result_data: Any | None = None,  # noqa: ANN401  (any JSON)
+        operator: str | None = None,
+    ) -> None:
+        """Complete a command whose work was done by hand; who waits for its reply is told SUCCESS.
+
+        Args:
+            domain: the command's domain.
+            command_id: a command that waits.
+            result_data: the reply's result, any JSON value.
+            operator: as in `operator_retry`.
+
+        Raises:
+            CommandNotFoundError, InvalidOperationError: as `operator_retry`.
+        """
+        self._single(domain, self.complete_many(domain, [command_id], result_data, operator))
+
+    def retry_many(self, domain: str, command_ids: Sequence[UUID], operator: str | None = None) -> list[Verdict]:
+        """Queue 1 to 10,000 commands again; return one verdict per command, in no promised order."""
+        return self._commands.operator_retry(check_domain(domain), _ids(command_ids), _operator(operator))
+
+    def cancel_many(
+        self, domain: str, command_ids: Sequence[UUID], reason: str, operator: str | None = None
+    ) -> list[Verdict]:
+        """Give 1 to 10,000 commands up; return one verdict per command, in no promised order."""
+        return self._commands.operator_cancel(
+            check_domain(domain),
+            _ids(command_ids),
+            check_text(reason, "reason", _MAX_REASON),
+            _operator(operator),
+        )
+
+    def complete_many(
+        self,
+        domain: str,
+        command_ids: Sequence[UUID],
+        result_data: Any | None = None,  # noqa: ANN401  (any JSON)
+        operator: str | None = None,
+    ) -> list[Verdict]:
+        """Complete 1 to 10,000 commands; return one verdict per command, in no promised order."""
+        result = (
+            None if result_data is None else encode_value(result_data, "result_data", self._settings.max_payload_bytes)
+        )
+        return self._commands.operator_complete(check_domain(domain), _ids(command_ids), result, _operator(operator))
+
+    def _list(self, domain: str | None, command_type: str | None, limit: int, offset: int) -> list[TroubleshootingItem]:
+        return self._commands.list_troubleshooting(
+            domain,
+            None if command_type is None else check_command_type(command_type),
+            limit=check_count(limit, "limit", 1, MAX_PAGE),
+            offset=check_count(offset, "offset", 0, MAX_OFFSET),
+        )
+
+    @staticmethod
+    def _single(domain: str, verdicts: list[Verdict]) -> Verdict:
+        """Return the only verdict, or raise why it was refused."""
+        verdict = verdicts[0]
+        if verdict.refusal == "NOT_FOUND":
+            raise CommandNotFoundError(domain, verdict.command_id)
+        if verdict.refusal is not None:
+            raise InvalidOperationError(
+                f"command {verdict.command_id} is {verdict.refusal}: it does not wait for an operator"
+            )
+        return verdict
+
+
+def _ids(command_ids: Sequence[UUID]) -> list[UUID]:
+    ids = [check_uuid(command_id, "command_id") for command_id in command_ids]
+    check_count(len(ids), "command_ids", 1, MAX_IDS)
+    return list(dict.fromkeys(ids))
+
+
+def _operator(operator: str | None) -> str | None:
+    return None if operator is None else check_text(operator, "operator", _MAX_OPERATOR)

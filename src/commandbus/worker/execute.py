@@ -1,0 +1,109 @@
+"""Runs one command's handler and decides what becomes of the attempt."""
+
+import logging
+from concurrent.futures import Executor
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from commandbus.errors import HandlerNotFoundError
+from commandbus.handlers import HandlerRegistry, Registration
+from commandbus.repositories import PostgresCommandRepository
+from commandbus.retry import Outcome, RetryPolicy, Settlement, settle_error, settle_success
+from commandbus.worker.received import ReceivedCommand
+
+logger = logging.getLogger(__name__)
+
+
+RELEASE = Settlement(Outcome.RELEASE)
+
+
+class _RolledBackError(Exception):
+    """Ends a transactional handler's transaction without its writes."""
+
+    def __init__(self, settlement: Settlement) -> None:
+        super().__init__()
+        self.settlement = settlement
+
+
+class Runner:
+    """Runs handlers.
+
+    Args:
+        registry: the handlers.
+        policy: the delays of retries.
+        pool: connections for transactional handlers.
+        max_result_bytes: largest JSON text of a result.
+        executor: threads for plain ``def`` handlers.
+    """
+
+    def __init__(
+        self,
+        registry: HandlerRegistry,
+        policy: RetryPolicy,
+        pool: AsyncConnectionPool[Any],
+        max_result_bytes: int,
+        executor: Executor,
+    ) -> None:
+        self._registry = registry
+        self._policy = policy
+        self._pool = pool
+        self._max_result_bytes = max_result_bytes
+        self._executor = executor
+        self._commands = PostgresCommandRepository(pool)
+
+    async def run(self, received: ReceivedCommand) -> Settlement | None:
+        """Return what to store about the attempt, or None when the handler's transaction has stored it."""
+        try:
+            return await self._attempt(received)
+        except Exception as error:  # the one place where anything may come: a handler raised it
+            logger.debug("handler raised", extra={"command_id": received.command.command_id}, exc_info=True)
+            return settle_error(
+                error,
+                attempt=received.context.attempt,
+                max_attempts=received.context.max_attempts,
+                policy=self._policy,
+            )
+
+    async def _attempt(self, received: ReceivedCommand) -> Settlement | None:
+        command = received.command
+        if received.problem is not None:
+            raise received.problem
+        registration = self._registry.registration(command.domain, command.command_type)
+        if registration is None:
+            raise HandlerNotFoundError(command.domain, command.command_type)
+        if registration.transactional:
+            return await self._run_in_transaction(registration, received)
+        result = await registration.run(command, received.context, self._executor)
+        return settle_success(result, max_bytes=self._max_result_bytes)
+
+    async def _run_in_transaction(self, registration: Registration, received: ReceivedCommand) -> Settlement | None:
+        """Run a handler whose writes commit with its completion, or not at all."""
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                received.context.transaction = connection
+                result = await registration.run(received.command, received.context)
+                await self._complete_on(connection, received, result)
+        except _RolledBackError as stop:
+            return stop.settlement
+        except PoolTimeout:
+            logger.warning(
+                "no connection for a transactional handler", extra={"command_id": received.command.command_id}
+            )
+            return RELEASE
+        finally:
+            received.context.transaction = None
+        return None
+
+    async def _complete_on(self, connection: AsyncConnection[Any], received: ReceivedCommand, result: object) -> None:
+        """Settle within the handler's transaction, or end that transaction."""
+        settlement = settle_success(result, max_bytes=self._max_result_bytes)
+        if settlement.outcome is not Outcome.COMPLETED:
+            raise _RolledBackError(settlement)
+        received.is_settling = True
+        refused = await self._commands.on(connection).settle(received.command.domain, [(received.lease, settlement)])
+        if refused:
+            # The audit row of the refusal goes with the transaction. Giving the lease back, which is refused as
+            # well, writes it.
+            raise _RolledBackError(RELEASE)

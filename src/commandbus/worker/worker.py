@@ -1,0 +1,302 @@
+"""The worker's public face: run handlers for a domain, or take commands by hand."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from commandbus.errors import (
+    BusinessRuleException,
+    DatabaseUnavailableError,
+    InvalidOperationError,
+    PermanentCommandError,
+    StaleLeaseError,
+    TransientCommandError,
+)
+from commandbus.handlers import HandlerRegistry
+from commandbus.payload import check_count, check_domain, check_timeout, clean_text
+from commandbus.pool import CommandBusPool
+from commandbus.repositories import PgmqClient, PostgresCommandRepository
+from commandbus.repositories._base import settings_of
+from commandbus.retry import RetryPolicy, Settlement, settle_error, settle_result
+from commandbus.worker.engine import Engine, RunOptions
+from commandbus.worker.received import ReceivedCommand, log_fault, to_received
+
+logger = logging.getLogger(__name__)
+
+MAX_CONCURRENCY = 10_000
+_MAX_VISIBILITY_TIMEOUT = 86_400
+_MAX_POLL_INTERVAL = 3_600
+_LAST_CALLS = 5.0
+_OWN_CONNECTIONS = 3
+
+
+class Worker:
+    """Executes the commands of one domain.
+
+    Args:
+        pool: a `CommandBusPool`, or any psycopg pool on a migrated database. Handlers may use all of it: the
+            worker's own statements have up to three connections besides, and one to listen.
+        domain: the domain.
+        registry: the handlers; none is needed to take commands by hand.
+        visibility_timeout: seconds after which a command is delivered again unless its lease is extended,
+            which a running worker does every third of that; 1 to 86,400.
+        retry_policy: delays between attempts. How many there are is the command's own.
+
+    Raises:
+        InvalidArgumentError: an argument breaks its limit.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Any],
+        domain: str,
+        registry: HandlerRegistry | None = None,
+        visibility_timeout: int = 30,
+        retry_policy: RetryPolicy | None = None,
+    ) -> None:
+        self._pool = pool
+        self._domain = check_domain(domain)
+        self._registry = registry or HandlerRegistry()
+        self._visibility_timeout = check_count(visibility_timeout, "visibility_timeout", 1, _MAX_VISIBILITY_TIMEOUT)
+        self._policy = retry_policy or RetryPolicy()
+        self._settings = settings_of(pool)
+        self._commands = PostgresCommandRepository(pool)
+        self._engine: Engine | None = None
+        self._finished = asyncio.Event()
+        self._task: asyncio.Task[Any] | None = None
+
+    @property
+    def domain(self) -> str:
+        """The domain whose commands it executes."""
+        return self._domain
+
+    @property
+    def queue_name(self) -> str:
+        """The queue it reads."""
+        return f"{self._domain}__commands"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether `run` is under way."""
+        return self._engine is not None
+
+    @property
+    def in_flight_count(self) -> int:
+        """How many commands run now, or have ended and are not stored yet."""
+        return 0 if self._engine is None else self._engine.in_flight
+
+    async def receive(self, batch_size: int = 1, visibility_timeout: int | None = None) -> list[ReceivedCommand]:
+        """Lease up to *batch_size* commands and count one attempt for each; the caller must settle them.
+
+        A message that cannot be worked on is taken out of the queue, logged, and not returned.
+
+        Args:
+            batch_size: 1 to 10,000.
+            visibility_timeout: seconds until an unsettled command is delivered again; the worker's when None.
+
+        Returns:
+            0 to *batch_size* commands in queue order.
+
+        Raises:
+            InvalidArgumentError: an argument breaks its limit.
+            QueueNotFoundError: the domain has no queue.
+
+        Source: ``commandbus.sp_receive_commands``; one round trip.
+        """
+        deliveries = await self._commands.receive(
+            self._domain,
+            limit=check_count(batch_size, "batch_size", 1, 10_000),
+            visibility_timeout=self._visibility_timeout
+            if visibility_timeout is None
+            else check_count(visibility_timeout, "visibility_timeout", 1, _MAX_VISIBILITY_TIMEOUT),
+        )
+        received = []
+        for delivery in deliveries:
+            if delivery.fault is not None:
+                log_fault(self._domain, delivery)
+                continue
+            one = to_received(self._domain, delivery)
+            if one.problem is None:
+                received.append(one)
+            else:
+                await self._settle(one, self._settlement_of(one, one.problem))
+        return received
+
+    async def complete(self, received: ReceivedCommand, result: Any | None = None) -> None:  # noqa: ANN401
+        """End an attempt: the work is done.
+
+        Args:
+            received: from `receive`.
+            result: any JSON value, for the reply.
+
+        Raises:
+            StaleLeaseError: the lease ran out and somebody else may have the command; nothing was stored.
+            InvalidArgumentError: *result* has no JSON form; nothing was stored.
+        """
+        settlement = settle_result(result, max_bytes=self._settings.max_payload_bytes)
+        await self._settle(received, settlement)
+
+    async def fail(self, received: ReceivedCommand, error: Exception, is_transient: bool = True) -> None:
+        """End an attempt that failed: the command is retried or, its attempts used up, waits for an operator.
+
+        Args:
+            received: from `receive`.
+            error: what went wrong.
+            is_transient: False to let it wait for an operator at once.
+
+        Raises:
+            StaleLeaseError: as `complete`.
+        """
+        if not is_transient:
+            await self.fail_permanent(received, error)
+            return
+        if isinstance(error, PermanentCommandError | BusinessRuleException):
+            error = TransientCommandError(error.code, error.error_message, error.details)
+        await self._settle(received, self._settlement_of(received, error))
+
+    async def fail_permanent(self, received: ReceivedCommand, error: Exception) -> None:
+        """End an attempt whose command cannot work as it is: it waits for an operator.
+
+        Raises:
+            StaleLeaseError: as `complete`.
+        """
+        if not isinstance(error, PermanentCommandError):
+            error = PermanentCommandError(*_code_and_text(error))
+        await self._settle(received, self._settlement_of(received, error))
+
+    async def fail_business_rule(self, received: ReceivedCommand, error: Exception) -> None:
+        """End an attempt whose command the business refuses: it is FAILED, and nobody needs to look at it.
+
+        Raises:
+            StaleLeaseError: as `complete`.
+        """
+        if not isinstance(error, BusinessRuleException):
+            error = BusinessRuleException(*_code_and_text(error))
+        await self._settle(received, self._settlement_of(received, error))
+
+    async def run(self, concurrency: int = 1, poll_interval: float = 1.0, use_notify: bool = True) -> None:
+        """Execute commands until `stop` is called or this task is cancelled.
+
+        The domain's queues are made if they are missing. A lost database is waited for. Plain ``def`` handlers
+        run in up to *concurrency* threads.
+
+        Args:
+            concurrency: most handlers at the same time, 1 to 10,000.
+            poll_interval: seconds between looks at an empty queue, 0.01 to 3,600.
+            use_notify: let NOTIFY wake the worker in between; polling goes on all the same.
+
+        Raises:
+            InvalidArgumentError: an argument breaks its limit.
+            InvalidOperationError: it runs already.
+            DatabaseUnavailableError: the database cannot be reached at the start.
+        """
+        check_count(concurrency, "concurrency", 1, MAX_CONCURRENCY)
+        check_timeout(poll_interval, "poll_interval", 0.01, _MAX_POLL_INTERVAL)
+        if self._engine is not None:
+            raise InvalidOperationError("the worker runs already")
+        options = RunOptions(
+            domain=self._domain,
+            concurrency=concurrency,
+            poll_interval=poll_interval,
+            visibility_timeout=self._visibility_timeout,
+            policy=self._policy,
+            max_result_bytes=self._settings.max_payload_bytes,
+            connect=self._listening() if use_notify and self._settings.notify else None,
+        )
+        own = self._own_pool()
+        self._finished.clear()
+        self._task = asyncio.current_task()
+        try:
+            await _open(own)
+            await PgmqClient(own, self._settings).create_domain(self._domain)
+            commands = PostgresCommandRepository(own, self._settings)
+            self._engine = Engine(options, self._registry, commands, self._pool)
+            facts = {"domain": self._domain, "concurrency": concurrency}
+            logger.info("worker started", extra=facts)
+            await self._engine.run()
+            logger.info("worker stopped", extra=facts)
+        finally:
+            self._engine = None
+            self._finished.set()
+            await own.close()
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Take no more commands, and return when those under way are settled.
+
+        Args:
+            timeout: seconds to let handlers finish; those that have not are cancelled, and their commands
+                retried. None lets them take the time they need.
+        """
+        engine = self._engine
+        if engine is None:
+            return
+        engine.stop()
+        if await self._is_finished_within(timeout):
+            return
+        logger.warning("handlers did not end in time, cancelling them", extra={"in_flight": engine.in_flight})
+        engine.cancel()
+        if not await self._is_finished_within(_LAST_CALLS) and self._task is not None:
+            self._task.cancel()
+
+    async def _is_finished_within(self, timeout: float | None) -> bool:
+        try:
+            await asyncio.wait_for(self._finished.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def _own_pool(self) -> AsyncConnectionPool[Any]:
+        """Return a pool with the same parameters for the worker's own statements."""
+        return AsyncConnectionPool(
+            self._pool.conninfo,
+            connection_class=self._pool.connection_class,
+            kwargs=self._pool.kwargs,
+            configure=_set_autocommit,
+            min_size=1,
+            max_size=_OWN_CONNECTIONS,
+            timeout=self._settings.pool_timeout,
+            name=f"commandbus-worker-{self._domain}",
+            open=False,
+        )
+
+    def _listening(self) -> Callable[[], Awaitable[AsyncConnection[Any]]] | None:
+        """Return what opens a connection for LISTEN, or None where there is no way for one."""
+        pool = self._pool
+        if isinstance(pool, CommandBusPool):
+            return pool.listen_connection if pool.can_listen else None
+
+        conninfo, kwargs = pool.conninfo, pool.kwargs or {}
+        if not isinstance(conninfo, str) or callable(kwargs):
+            return None
+        return partial(AsyncConnection.connect, conninfo, **{**kwargs, "autocommit": True})
+
+    def _settlement_of(self, received: ReceivedCommand, error: Exception) -> Settlement:
+        context = received.context
+        return settle_error(error, attempt=context.attempt, max_attempts=context.max_attempts, policy=self._policy)
+
+    async def _settle(self, received: ReceivedCommand, settlement: Settlement) -> None:
+        refused = await self._commands.settle(self._domain, [(received.lease, settlement)])
+        if refused.get(received.lease.command_id) == "STALE":
+            raise StaleLeaseError(
+                f"the lease of command {received.lease.command_id} is no longer held: nothing was stored"
+            )
+
+
+async def _set_autocommit(connection: AsyncConnection[Any]) -> None:
+    await connection.set_autocommit(True)
+
+
+async def _open(pool: AsyncConnectionPool[Any]) -> None:
+    try:
+        await pool.open(wait=True)
+    except PoolTimeout:
+        raise DatabaseUnavailableError("no connection could be opened for the worker") from None
+
+
+def _code_and_text(error: Exception) -> tuple[str, str]:
+    return type(error).__name__[:100], clean_text(str(error))

