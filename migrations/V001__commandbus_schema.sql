@@ -14,6 +14,10 @@
 -- Errors: CB001 duplicate command, CB002 command not found, CB003 stale lease, CB004 batch not found,
 --         CB005 queue not found, CB006 invalid operation, CB007 invalid argument.
 --
+-- Plans: a small array is joined to a table that may be large. "command_id = any (array[x])" and "domain || ''" leave
+-- the planner one way only, a lookup per element in the order of the array; plain equality lets it walk the whole
+-- index, which a plan made while the table was small would still do when it is large.
+--
 -- Functions whose name starts with an underscore are for the others in this file only.
 
 -- PGMQ comes from the extension where the server offers it. Elsewhere its SQL must have been installed before.
@@ -289,17 +293,19 @@ declare
 begin
     perform commandbus._check_domain(p_domain);
     foreach v_queue in array array[p_domain || '__commands', p_domain || '__replies'] loop
-        continue when to_regclass('pgmq.q_' || v_queue) is not null;
-        perform pgmq.create(v_queue);
-        execute format('drop index if exists pgmq.%I', 'q_' || v_queue || '_vt_idx');
-        execute format(
-            'alter table pgmq.%I set (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01,'
-            ' autovacuum_vacuum_insert_scale_factor = 0.1)', 'q_' || v_queue);
-        v_made := true;
-        continue when v_queue not like '%\_\_replies';
-
-        execute format('create index if not exists %I on pgmq.%I ((message ->> ''command_id''))',
-            'q_' || v_queue || '_cmd_idx', 'q_' || v_queue);
+        if to_regclass('pgmq.q_' || v_queue) is null then
+            perform pgmq.create(v_queue);
+            execute format('drop index if exists pgmq.%I', 'q_' || v_queue || '_vt_idx');
+            execute format(
+                'alter table pgmq.%I set (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01,'
+                ' autovacuum_vacuum_insert_scale_factor = 0.1)', 'q_' || v_queue);
+            if v_queue like '%\_\_replies' then
+                execute format('create index if not exists %I on pgmq.%I ((message ->> ''command_id''))',
+                    'q_' || v_queue || '_cmd_idx', 'q_' || v_queue);
+            end if;
+            v_made := true;
+        end if;
+        -- Even when the queue is there: a settle may have missed it while it was being made.
         with waiting as (
             delete from commandbus.undelivered_reply u where u.queue_name = v_queue returning u.reply_id, u.message
         )
@@ -405,6 +411,10 @@ begin
         where b.domain = p_domain and b.batch_id = v_add.batch_id
         returning b.* into v_batch;
 
+        if v_was = 'PENDING' then  -- none of its commands ever started: tampered with, or counted by hand
+            insert into commandbus.audit (domain, command_id, event_type)
+            values (p_domain, v_batch.batch_id, 'BATCH_STARTED');
+        end if;
         continue when v_batch.status = 'IN_PROGRESS' or v_was = v_batch.status;
         perform commandbus._announce_batch(v_batch, p_notify);
         return next v_batch.batch_id;
@@ -573,10 +583,11 @@ declare
     v_asked        int := coalesce(cardinality(p_command_ids), 0);
     v_msg_ids      bigint[];
     v_stored       uuid[];
+    v_sent         bigint[];
 begin
     perform commandbus._check_send(
-        p_domain, p_command_ids, p_command_types, p_data, p_reply_queues, p_max_attempts, p_batch_id,
-        p_max_payload_bytes);
+        p_domain, p_command_ids, p_command_types, p_data, p_correlation_ids, p_reply_queues, p_max_attempts,
+        p_batch_id, p_max_payload_bytes);
 
     select array_agg(nextval(v_sequence)) into v_msg_ids from unnest(p_command_ids);
 
@@ -596,7 +607,7 @@ begin
         select p_domain, s.command_id, s.msg_id, 'SENT', v_now
         from stored s
     )
-    select array_agg(s.command_id) into v_stored from stored s;
+    select array_agg(s.command_id), array_agg(s.msg_id) into v_stored, v_sent from stored s;
 
     if cardinality(v_stored) is distinct from v_asked then
         v_stored := coalesce(v_stored, '{}');
@@ -620,9 +631,9 @@ begin
             %s
         $q$,
         v_table,
-        case when cardinality(v_stored) < v_asked then 'where a.command_id = any ($9)' end)
+        case when cardinality(v_stored) < v_asked then 'where a.msg_id = any ($9)' end)
     using v_now, p_domain, p_command_ids, v_msg_ids, p_command_types, p_data, p_correlation_ids, p_reply_queues,
-        v_stored;
+        v_sent;
 
     if p_batch_id is not null and cardinality(v_stored) > 0 then
         update commandbus.batch b
@@ -638,7 +649,7 @@ begin
     return query
     select a.command_id, a.msg_id
     from unnest(p_command_ids, v_msg_ids) as a(command_id, msg_id)
-    where cardinality(v_stored) = v_asked or a.command_id = any (v_stored);
+    where cardinality(v_stored) = v_asked or a.msg_id = any (v_sent);
 end $$;
 
 -- commandbus.sp_send_command: store and enqueue one command; sp_send_commands for a set of one, at half its price.
@@ -668,9 +679,9 @@ declare
     v_msg_id bigint;
 begin
     if p_command_id is null or p_command_type is null or p_data is null or p_max_attempts not between 1 and 1000
-        or p_reply_queue <> '' or pg_column_size(p_data) > p_max_payload_bytes / 4 then
+        or p_reply_queue <> '' or octet_length(p_data::text) > p_max_payload_bytes then
         perform commandbus._check_send(
-            p_domain, array[p_command_id], array[p_command_type], array[p_data], array[p_reply_queue],
+            p_domain, array[p_command_id], array[p_command_type], array[p_data], null, array[p_reply_queue],
             array[p_max_attempts], null, p_max_payload_bytes);
     end if;
     v_msg_id := nextval(('pgmq.' || v_table || '_msg_id_seq')::regclass);
@@ -679,7 +690,7 @@ begin
         domain, queue_name, msg_id, command_id, command_type, status, max_attempts, created_at, updated_at, reply_queue,
         correlation_id)
     values (
-        p_domain, v_queue, v_msg_id, p_command_id, p_command_type, 'PENDING', p_max_attempts, v_now, v_now,
+        p_domain, v_queue, v_msg_id, p_command_id, p_command_type, 'PENDING', coalesce(p_max_attempts, 3), v_now, v_now,
         coalesce(p_reply_queue, ''), coalesce(p_correlation_id, p_command_id))
     on conflict on constraint command_pk do nothing;
     if not found then
@@ -708,6 +719,7 @@ create function commandbus._check_send(
     p_command_ids       uuid[],
     p_command_types     text[],
     p_data              jsonb[],
+    p_correlation_ids   uuid[],
     p_reply_queues      text[],
     p_max_attempts      int[],
     p_batch_id          uuid,
@@ -727,15 +739,17 @@ begin
     if cardinality(p_command_types) is distinct from v_count or cardinality(p_data) is distinct from v_count then
         raise exception 'command_type, data: one element per command' using errcode = 'CB007';
     end if;
+    if cardinality(p_correlation_ids) <> v_count or cardinality(p_reply_queues) <> v_count
+        or cardinality(p_max_attempts) <> v_count then
+        raise exception 'correlation_id, reply_to, max_attempts: one element per command, or no array'
+            using errcode = 'CB007';
+    end if;
     if array_position(p_command_ids, null) is not null or array_position(p_command_types, null) is not null
         or array_position(p_data, null) is not null then
         raise exception 'command_id, command_type, data: must not be null' using errcode = 'CB007';
     end if;
-    -- The stored size is read without unpacking; only what might be too large is measured as text.
-    if exists (
-        select from unnest(p_data) as d(data)
-        where pg_column_size(d.data) > p_max_payload_bytes / 4 and octet_length(d.data::text) > p_max_payload_bytes
-    ) then
+    -- Measured as text: the stored size of 1e5000, or of data that was compressed, says nothing about it.
+    if exists (select from unnest(p_data) as d(data) where octet_length(d.data::text) > p_max_payload_bytes) then
         raise exception 'data: larger than % bytes', p_max_payload_bytes using errcode = 'CB007';
     end if;
     if p_max_attempts is not null and exists (select from unnest(p_max_attempts) m where m not between 1 and 1000) then
@@ -822,7 +836,7 @@ begin
     ), taken as (
         delete from commandbus.scheduled s
         using due d
-        where s.command_id = d.command_id and s.domain = p_domain
+        where s.command_id = any (array[d.command_id]) and s.domain || '' = p_domain
         returning s.command_id, s.message, s.due_at
     )
     select array_agg(t.command_id order by t.due_at), array_agg(t.message order by t.due_at)
@@ -855,7 +869,7 @@ begin
     from (
         select * from unnest(p_command_ids, v_msg_ids) as u(command_id, msg_id) order by u.command_id
     ) r
-    where c.command_id = r.command_id and c.domain = p_domain;
+    where c.command_id = any (array[r.command_id]) and c.domain || '' = p_domain;
     execute format(
         $q$
             insert into pgmq.%I (msg_id, read_ct, enqueued_at, vt, message)
@@ -921,8 +935,8 @@ begin
             updated_at = v_now
         from unnest(p_command_ids, p_msg_ids, p_read_cts, p_types, p_data)
             as d(command_id, msg_id, read_ct, command_type, data)
-        where c.command_id = d.command_id
-            and c.domain = p_domain
+        where c.command_id = any (array[d.command_id])
+            and c.domain || '' = p_domain
             and c.status in ('PENDING', 'IN_PROGRESS')
             and c.attempts < coalesce(p_max_attempts, c.max_attempts)
             and c.attempts < c.max_attempts
@@ -970,11 +984,12 @@ begin
     if p_new_status is distinct from 'IN_PROGRESS' then
         raise exception 'p_new_status: a received command is IN_PROGRESS' using errcode = 'CB007';
     end if;
-    return query
-    select c.*
-    from commandbus._start_commands(
-        p_domain, p_new_status, null, array[p_command_id], array[p_msg_id], null, null, null, p_max_attempts) s
-    join commandbus.command c on c.command_id = s.command_id and c.domain = p_domain;
+    perform commandbus._start_commands(
+        p_domain, p_new_status, null, array[p_command_id], array[p_msg_id], null, null, null, p_max_attempts);
+    if found then  -- a statement of its own: the one that starts a command sees its row as it was
+        return query
+        select c.* from commandbus.command c where c.command_id = p_command_id and c.domain = p_domain;
+    end if;
 end $$;
 
 -- commandbus.sp_receive_commands: lease up to p_limit messages and begin an attempt of each one's command.
@@ -1021,6 +1036,7 @@ declare
     v_table    text := commandbus._command_table(p_domain);
     v_msg_ids  bigint[];
     v_read_cts int[];
+    v_texts    text[];
     v_ids      uuid[];
     v_types    text[];
     v_data     text[];
@@ -1038,19 +1054,30 @@ begin
     perform commandbus._enqueue_due(p_domain, v_table, p_limit);
 
     -- Two statements, never one: pgmq.read sees rows that are newer than the statement around it.
-    select array_agg(r.msg_id order by r.msg_id), array_agg(r.read_ct order by r.msg_id),
-        array_agg(
-            case when r.message ->> 'command_id' ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
-                and r.message ->> 'domain' = p_domain
-            then (r.message ->> 'command_id')::uuid end
-            order by r.msg_id),
-        array_agg(coalesce(r.message ->> 'command_type', '') order by r.msg_id),
-        array_agg((r.message -> 'data')::text order by r.msg_id)
-    into v_msg_ids, v_read_cts, v_ids, v_types, v_data
-    from pgmq.read(p_domain || '__commands', p_visibility_timeout, p_limit) r;
+    select array_agg(r.msg_id), array_agg(r.read_ct), array_agg(r.message ->> 'command_id'),
+        array_agg(coalesce(case when r.message ->> 'domain' = p_domain then r.message ->> 'command_type' end, '')),
+        array_agg((r.message -> 'data')::text)
+    into v_msg_ids, v_read_cts, v_texts, v_types, v_data
+    from (
+        select q.msg_id, q.read_ct, q.message
+        from pgmq.read(p_domain || '__commands', p_visibility_timeout, p_limit) q
+        order by q.msg_id
+    ) r;
     if v_msg_ids is null then
         return;
     end if;
+
+    begin
+        v_ids := v_texts::uuid[];
+    exception when invalid_text_representation then  -- somebody put a message there by hand
+        v_ids := array(
+            select case
+                when t.id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then t.id::uuid
+            end
+            from unnest(v_texts) with ordinality as t(id, ord)
+            order by t.ord
+        );
+    end;
 
     return query
     select s.*, null::text
@@ -1217,8 +1244,8 @@ begin
             p_command_ids, p_msg_ids, p_outcomes, p_results, p_error_types, p_error_codes, p_error_msgs, p_details,
             p_reasons, p_delays, p_messages
         ) as v(command_id, msg_id, outcome, result, error_type, error_code, error_msg, details, reason, delay, message)
-        where c.command_id = v.command_id
-            and c.domain = p_domain
+        where c.command_id = any (array[v.command_id])
+            and c.domain || '' = p_domain
             and c.status = 'IN_PROGRESS'
             and (c.msg_id = v.msg_id or v.msg_id is null)
         returning c.command_id, c.msg_id, c.attempts, c.max_attempts, c.batch_id, c.reply_queue, c.correlation_id,
@@ -1598,7 +1625,7 @@ begin
     update commandbus.command c
     set lease_expires_at = v_until
     from unnest(v_renewed) as r(command_id)
-    where c.command_id = r.command_id and c.domain = p_domain and c.status = 'IN_PROGRESS';
+    where c.command_id = any (array[r.command_id]) and c.domain || '' = p_domain and c.status = 'IN_PROGRESS';
     return query
     select l.command_id, l.command_id = any (v_renewed)
     from unnest(p_command_ids) as l(command_id);
@@ -1761,7 +1788,10 @@ begin
         select array_agg(d.command_id order by d.command_id),
             array_agg(
                 case when jsonb_typeof(p.message) = 'object' then p.message else '{"data": {}}' end
-                    || jsonb_build_object('command_id', c.command_id, 'command_type', c.command_type, 'domain', p_domain)
+                    || jsonb_build_object(
+                        'command_id', c.command_id, 'command_type', c.command_type, 'domain', p_domain,
+                        'correlation_id', c.correlation_id, 'reply_to', nullif(c.reply_queue, ''),
+                        'created_at', c.created_at)
                 order by d.command_id)
         into v_done, v_messages
         from unnest(v_done) as d(command_id)

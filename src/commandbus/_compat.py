@@ -8,7 +8,12 @@ import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+AsyncCallback = Callable[[T], Awaitable[None] | None]
+Callback = Callable[[T], None]
 
 AsyncLock = asyncio.Lock
 Lock = threading.Lock

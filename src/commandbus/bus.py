@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from commandbus._compat import acall, asleep, aspawn
+from commandbus._compat import AsyncCallback, acall, asleep, aspawn
 from commandbus.errors import (
     BatchNotFoundError,
     CommandCanceledError,
@@ -67,7 +67,7 @@ MAX_OFFSET = 2**31 - 1
 _FIRST_LOOK = 0.002
 _LONGEST_PAUSE = 0.25
 
-OnComplete = Callable[[BatchMetadata], Awaitable[None] | None]
+OnComplete = AsyncCallback[BatchMetadata]
 
 _Target = tuple[str, UUID | None]  # domain and batch
 _Chunk = tuple[_Target, list[tuple[int, OutgoingCommand]]]  # with each command's place in the request

@@ -6,7 +6,7 @@ Times are aware and in UTC. Fields that may hold business data are left out of e
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 
@@ -343,8 +343,7 @@ class Reply:
     details: Any = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to end one attempt: whoever names it must still hold it.
 
     Attributes:

@@ -8,6 +8,7 @@ import re
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, StrEnum
+from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
@@ -20,6 +21,7 @@ MAX_DEPTH = 64
 MAX_DIGITS = 4_000
 MAX_COMMAND_TYPE_LENGTH = 200
 MAX_ERROR_LENGTH = 2_000
+_SAFE_LENGTH = 300
 
 _DOMAIN = re.compile(r"[a-z][a-z0-9_]{0,36}")
 _REPLY_QUEUE = re.compile(r"[a-z][a-z0-9_]{0,36}__replies")
@@ -38,13 +40,23 @@ _CONTAINERS = (dict, list, tuple)
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
 
 
+@lru_cache(256)
+def _is_domain(name: str) -> bool:
+    return _DOMAIN.fullmatch(name) is not None
+
+
+@lru_cache(1024)
+def _is_command_type(name: str) -> bool:
+    return 0 < len(name) <= MAX_COMMAND_TYPE_LENGTH and _CONTROL.search(name) is None
+
+
 def check_domain(value: object, field: str = "domain") -> str:
     """Return *value* when it is a domain name: ``^[a-z][a-z0-9_]{0,36}$``.
 
     Raises:
         InvalidArgumentError: it is not.
     """
-    if isinstance(value, str) and _DOMAIN.fullmatch(value):
+    if isinstance(value, str) and _is_domain(value):
         return value
     raise InvalidArgumentError(field, "must be 1 to 37 of a-z, 0-9 and _, and begin with a letter")
 
@@ -77,7 +89,7 @@ def check_command_type(value: object, field: str = "command_type") -> str:
     Raises:
         InvalidArgumentError: it is not.
     """
-    if isinstance(value, str) and 0 < len(value) <= MAX_COMMAND_TYPE_LENGTH and not _CONTROL.search(value):
+    if isinstance(value, str) and _is_command_type(value):
         return value
     raise InvalidArgumentError(
         field, f"must be a string of 1 to {MAX_COMMAND_TYPE_LENGTH} characters without control characters"
@@ -226,7 +238,8 @@ def decode(text: str) -> Any:  # noqa: ANN401  (JSON can be anything)
             Python reads or is beyond the range of floats.
     """
     try:
-        return _DECODER.decode(text)
+        # A number needs more than 300 digits to be beyond the range of floats: the server writes no exponents.
+        return _PLAIN_DECODER.decode(text) if len(text) < _SAFE_LENGTH else _DECODER.decode(text)
     except RecursionError:
         raise InvalidPayloadError("the stored JSON is nested too deeply") from None
     except ValueError:
@@ -281,6 +294,7 @@ def _refuse_constant(_: str) -> NoReturn:
 
 # Text as the server shows it (spaces, no escapes), so that both sides measure the same size.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_to_json)
+_PLAIN_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
 
 

@@ -263,8 +263,7 @@ def test_text_is_refused_if_and_only_if_it_holds_nul(data: dict[str, str]) -> No
     "text",
     [
         "1" + "0" * 5_000,
-        "1e5000",
-        "-1e5000",
+        "-1" + "0" * 400 + ".5",
         "1" + "0" * 400 + ".5",
         "NaN",
         "Infinity",

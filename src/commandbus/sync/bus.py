@@ -3,7 +3,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from commandbus._compat import call, sleep, spawn
+from commandbus._compat import Callback, call, sleep, spawn
 from commandbus.errors import (
     BatchNotFoundError,
     CommandCanceledError,
@@ -68,7 +68,7 @@ MAX_OFFSET = 2**31 - 1
 _FIRST_LOOK = 0.002
 _LONGEST_PAUSE = 0.25
 
-OnComplete = Callable[[BatchMetadata], None | None]
+OnComplete = Callback[BatchMetadata]
 
 _Target = tuple[str, UUID | None]  # domain and batch
 _Chunk = tuple[_Target, list[tuple[int, OutgoingCommand]]]  # with each command's place in the request

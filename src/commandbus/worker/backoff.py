@@ -10,8 +10,15 @@ _SHORTEST = 0.1
 _LONGEST = 10.0
 
 # All that passes by itself, or by somebody's hand elsewhere; a worker lives through it. psycopg's OperationalError
-# covers what a server says of itself: too many connections, disk full, lock or statement timeout, read-only.
-TROUBLE = (DatabaseUnavailableError, PoolTimeoutError, QueueNotFoundError, psycopg.OperationalError)
+# covers what a server says of itself: too many connections, disk full, lock or statement timeout. A server that became
+# read-only is a replica now; the pool finds the primary when it connects again.
+TROUBLE = (
+    DatabaseUnavailableError,
+    PoolTimeoutError,
+    QueueNotFoundError,
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
 
 
 class Backoff:

@@ -1,7 +1,10 @@
 """One run of a worker: reads what free slots allow, runs it, and winds down in order."""
 
 import asyncio
+import contextvars
 import logging
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +29,8 @@ from commandbus.worker.settle import Settler
 logger = logging.getLogger(__name__)
 
 _MOST = 1_000
+_LONGEST_TURN = 0.005  # seconds of the loop's time for handlers that never wait
+_LAST_WORDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +67,38 @@ class Engine:
         self._commands = commands
         self._threads = ThreadPoolExecutor(options.concurrency, thread_name_prefix="commandbus-handler")
         self._runner = Runner(registry, options.policy, handler_pool, options.max_result_bytes, self._threads)
-        self._settler = Settler(commands, options.domain, self.wake)
+        self._settler = Settler(commands, options.domain, self._free)
+        self._ready: deque[ReceivedCommand] = deque()
         self._running: set[ReceivedCommand] = set()
-        self._wake = asyncio.Event()
+        self._slots: set[asyncio.Task[None]] = set()
+        self._idle: list[asyncio.Future[None]] = []
+        self._is_waking = False  # a slot was woken and has not looked yet
+        self._context = contextvars.copy_context()  # what every slot begins with
+        self._arrived = asyncio.Event()
+        self._freed = asyncio.Event()
         self._stopping = False
+        self._failure: BaseException | None = None
 
     @property
     def in_flight(self) -> int:
         """How many commands are running, or ended and not stored yet."""
-        return len(self._running) + self._settler.backlog
+        return len(self._ready) + len(self._running) + self._settler.backlog
 
     def wake(self) -> None:
-        """Let the reader look again: something arrived, or there is room."""
-        self._wake.set()
+        """Let the reader look again: something may have arrived."""
+        self._arrived.set()
+
+    def _free(self) -> None:
+        """Let the reader look again if it waits for room."""
+        self._freed.set()
 
     def stop(self) -> None:
-        """Read no more. `run` returns when what runs has ended."""
+        """Read no more, and give back what has not begun. `run` returns when what runs has ended."""
         self._stopping = True
+        while self._ready:
+            self._settler.add(self._ready.popleft(), RELEASE)
         self.wake()
+        self._free()
 
     def cancel(self) -> None:
         """Stop the handlers that still run; their commands are retried."""
@@ -91,6 +110,8 @@ class Engine:
         """Work until stopped, then until everything that was received is settled."""
         keeper = LeaseKeeper(self._commands, self._options.domain, self._options.visibility_timeout, self._held)
         helpers = [asyncio.create_task(self._settler.run()), asyncio.create_task(keeper.run())]
+        for helper in helpers:
+            helper.add_done_callback(self._helper_ended)
         listener = self._start_listener()
         try:
             await self._read()
@@ -98,17 +119,25 @@ class Engine:
             self.cancel()
             raise
         finally:
-            self._stopping = True
+            self.stop()
             if listener is not None:
                 helpers.append(listener)
                 listener.cancel()
             try:
                 await self._wind_down()
             finally:
-                for helper in helpers:
-                    helper.cancel()
-                await asyncio.gather(*helpers, return_exceptions=True)
+                await _end([*helpers, *self._slots])
                 self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._failure is not None:
+            raise self._failure
+
+    def _helper_ended(self, helper: asyncio.Task[None]) -> None:
+        """Stop everything when the settler or the lease keeper fails: nothing is safe without them."""
+        if not helper.cancelled() and helper.exception() is not None:
+            self._failure = helper.exception()
+            self.stop()
+            self.cancel()
+            self._settler.abandon()
 
     def _start_listener(self) -> asyncio.Task[None] | None:
         if self._options.connect is None:
@@ -117,22 +146,23 @@ class Engine:
         return asyncio.create_task(listener.run())
 
     def _held(self) -> Iterable[ReceivedCommand]:
-        return [*self._running, *self._settler.waiting()]
+        return [*self._ready, *self._running, *self._settler.waiting()]
 
     def _room(self) -> int:
         """How many commands may be received now."""
         if self._settler.backlog > 2 * self._options.concurrency:
             return 0
-        return min(self._options.concurrency - len(self._running), _MOST)
+        return min(self._options.concurrency - len(self._running) - len(self._ready), _MOST)
 
     async def _read(self) -> None:
         backoff = Backoff()
         while not self._stopping:
-            self._wake.clear()
+            self._freed.clear()
             room = self._room()
             if room == 0:
-                await self._wake.wait()
+                await self._freed.wait()
                 continue
+            self._arrived.clear()
             try:
                 deliveries = await self._commands.receive(
                     self._options.domain, limit=room, visibility_timeout=self._options.visibility_timeout
@@ -146,23 +176,24 @@ class Engine:
                 continue
             backoff.reset()
             for delivery in deliveries:
-                self._start(delivery)
+                self._accept(delivery)
+            self._wake_slot()
             if len(deliveries) < room:
                 await self._pause(self._options.poll_interval)
 
     async def _pause(self, seconds: float, *, only_stop: bool = False) -> None:
         """Wait for *seconds*, or until woken, or (*only_stop*) until told to stop."""
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(seconds, self._wake.set)  # a task with a timeout would cost more
+        timer = loop.call_later(seconds, self._arrived.set)  # a task with a timeout would cost more
         try:
-            await self._wake.wait()
+            await self._arrived.wait()
             while only_stop and not self._stopping and loop.time() < timer.when():
-                self._wake.clear()
-                await self._wake.wait()
+                self._arrived.clear()
+                await self._arrived.wait()
         finally:
             timer.cancel()
 
-    def _start(self, delivery: Delivery) -> None:
+    def _accept(self, delivery: Delivery) -> None:
         if delivery.fault is not None:
             log_fault(self._options.domain, delivery)
             return
@@ -171,17 +202,66 @@ class Engine:
         if self._stopping:
             self._settler.add(received, RELEASE)
             return
-        self._running.add(received)
-        received.task = asyncio.create_task(self._runner.run(received))
-        received.task.add_done_callback(partial(self._ended, received))
+        self._ready.append(received)
 
-    def _ended(self, received: ReceivedCommand, task: asyncio.Task[Settlement | None]) -> None:
-        """Hand the end of an attempt to the settler."""
-        self._running.discard(received)
-        settlement = self._interrupted(received) if task.cancelled() else task.result()
-        if settlement is not None:
-            self._settler.add(received, settlement)
-        self.wake()
+    def _wake_slot(self) -> None:
+        """Let one idle slot look for a command; one that takes a command wakes the next if there are more."""
+        if self._is_waking or not self._ready:
+            return
+        self._is_waking = True
+        while self._idle:
+            waiting = self._idle.pop()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+        if len(self._slots) < self._options.concurrency:
+            slot = asyncio.get_running_loop().create_task(self._run_slot(), context=self._context.copy())
+            self._slots.add(slot)
+        else:
+            self._is_waking = False  # all are busy, and look for themselves
+
+    async def _run_slot(self) -> None:
+        """Run one command after the other. A task of its own for each would cost more than all else here.
+
+        A handler that changes the context, or was cancelled, takes the slot with it: the next command has a new
+        one, and sees nothing of either.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (a slot is a task)
+        untouched = contextvars.copy_context()
+        self._is_waking = False
+        yielded_at = time.monotonic()
+        while contextvars.copy_context() == untouched:
+            if time.monotonic() - yielded_at > _LONGEST_TURN:
+                await asyncio.sleep(0)
+                yielded_at = time.monotonic()
+            if not self._ready:
+                waiting = asyncio.get_running_loop().create_future()
+                self._idle.append(waiting)
+                await waiting
+                self._is_waking = False
+                yielded_at = time.monotonic()
+                continue
+            received = self._ready.popleft()
+            self._wake_slot()
+            if received.is_lost:
+                self._settler.add(received, RELEASE)
+                continue
+            received.task = task
+            self._running.add(received)
+            try:
+                settlement = await self._runner.run(received)
+            except asyncio.CancelledError:
+                self._settler.add(received, self._interrupted(received))
+                break
+            finally:
+                received.task = None
+                self._running.discard(received)
+                self._freed.set()
+            if settlement is not None:
+                self._settler.add(received, settlement)
+        self._slots.discard(task)
+        self._wake_slot()
 
     def _interrupted(self, received: ReceivedCommand) -> Settlement:
         """Return the end of an attempt whose handler was cancelled."""
@@ -197,7 +277,13 @@ class Engine:
     async def _wind_down(self) -> None:
         """Return when nothing runs and everything is stored."""
         while self._running:
-            tasks = [received.task for received in self._running if received.task is not None]
-            await asyncio.wait(tasks)
-            await asyncio.sleep(0)  # lets their callbacks run
+            self._freed.clear()
+            await self._freed.wait()
         await self._settler.drain()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks and give them a moment; a handler may refuse to be cancelled."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=_LAST_WORDS)

@@ -57,6 +57,10 @@ class Settler:
         """Return when everything is stored."""
         await self._empty.wait()
 
+    def abandon(self) -> None:
+        """Let `drain` return though not everything is stored: nothing will be any more."""
+        self._empty.set()
+
     async def run(self) -> None:
         """Store what arrives, until cancelled."""
         while True:

@@ -3,8 +3,6 @@
 
 from collections.abc import Iterable, Sequence
 
-_QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
-
 
 def plain_array(items: Iterable[object]) -> str:
     """Return the literal of an array of UUIDs, numbers or other text that needs no quotes; None is NULL."""
@@ -13,7 +11,7 @@ def plain_array(items: Iterable[object]) -> str:
 
 def text_array(items: Iterable[str | None]) -> str:
     """Return the literal of an array of any text; None is NULL."""
-    return "{" + ",".join(["NULL" if item is None else f'"{item.translate(_QUOTED)}"' for item in items]) + "}"
+    return "{" + ",".join(["NULL" if item is None else _quote(item) for item in items]) + "}"
 
 
 def optional_array(items: Sequence[object]) -> str | None:
@@ -21,3 +19,7 @@ def optional_array(items: Sequence[object]) -> str | None:
     if all(item is None for item in items):
         return None
     return text_array([None if item is None else str(item) for item in items])
+
+
+def _quote(item: str) -> str:
+    return '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
