@@ -124,11 +124,8 @@ create table commandbus.audit (
     domain     text        not null,
     event_type text        not null,
     details    jsonb,
-    constraint audit_pk primary key (audit_id)
+    constraint audit_pk primary key (command_id, audit_id)  -- get_audit_trail; three rows per command, so one index
 );
-
--- get_audit_trail.
-create index audit_command_idx on commandbus.audit (command_id);
 
 -- The messages of commands that wait in the TSQ, so that a retry never depends on PGMQ's archive.
 create table commandbus.payload_archive (
@@ -673,18 +670,21 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_table  text := commandbus._command_table(p_domain);
-    v_queue  text := p_domain || '__commands';
-    v_now    timestamptz := clock_timestamp();
-    v_msg_id bigint;
+    v_queue    text := p_domain || '__commands';
+    v_sequence regclass := to_regclass('pgmq.q_' || v_queue || '_msg_id_seq');
+    v_now      timestamptz := clock_timestamp();
+    v_msg_id   bigint;
 begin
+    if v_sequence is null or p_domain !~ '^[a-z][a-z0-9_]{0,36}$' then
+        perform commandbus._command_table(p_domain);  -- raises what is wrong
+    end if;
     if p_command_id is null or p_command_type is null or p_data is null or p_max_attempts not between 1 and 1000
         or p_reply_queue <> '' or octet_length(p_data::text) > p_max_payload_bytes then
         perform commandbus._check_send(
             p_domain, array[p_command_id], array[p_command_type], array[p_data], null, array[p_reply_queue],
             array[p_max_attempts], null, p_max_payload_bytes);
     end if;
-    v_msg_id := nextval(('pgmq.' || v_table || '_msg_id_seq')::regclass);
+    v_msg_id := nextval(v_sequence);
 
     insert into commandbus.command (
         domain, queue_name, msg_id, command_id, command_type, status, max_attempts, created_at, updated_at, reply_queue,
@@ -701,7 +701,7 @@ begin
 
     execute format(
         'insert into pgmq.%I (msg_id, read_ct, enqueued_at, vt, message) overriding system value'
-        ' values ($1, 0, $2, $2, $3)', v_table)
+        ' values ($1, 0, $2, $2, $3)', 'q_' || v_queue)
     using v_msg_id, v_now, jsonb_build_object(
         'command_id', p_command_id, 'command_type', p_command_type, 'domain', p_domain, 'data', p_data,
         'correlation_id', coalesce(p_correlation_id, p_command_id), 'reply_to', p_reply_queue, 'created_at', v_now);
@@ -817,19 +817,20 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_now      timestamptz := clock_timestamp();  -- called in the condition, it would keep the index from being used
     v_ids      uuid[];
     v_messages jsonb[];
     v_msg_ids  bigint[];
 begin
     if not exists (
-        select from commandbus.scheduled s where s.domain = p_domain and s.due_at <= clock_timestamp()
+        select from commandbus.scheduled s where s.domain = p_domain and s.due_at <= v_now
     ) then
         return;
     end if;
     with due as (
         select s.command_id
         from commandbus.scheduled s
-        where s.domain = p_domain and s.due_at <= clock_timestamp()
+        where s.domain = p_domain and s.due_at <= v_now
         order by s.due_at
         limit p_limit
         for update skip locked
@@ -1072,7 +1073,7 @@ begin
     exception when invalid_text_representation then  -- somebody put a message there by hand
         v_ids := array(
             select case
-                when t.id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then t.id::uuid
+                when t.id ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then t.id::uuid
             end
             from unnest(v_texts) with ordinality as t(id, ord)
             order by t.ord
@@ -1364,7 +1365,7 @@ $$;
 --
 -- Returns  one row per lease that this call did not settle: STALE, it is no longer the holder's, nothing was changed
 --          but an audit row says so; or DONE, this very lease was settled with this outcome before (a repeated call).
--- Raises   CB005, CB007.
+-- Raises   CB005, CB007; also when msg_id and command_id do not belong together.
 -- Locks    the queue rows, in the order given (give them by msg_id); their command rows; then batch rows, by id.
 create function commandbus.sp_settle_commands(
     p_domain      text,
@@ -1407,7 +1408,7 @@ begin
                 returning l.ord, case when l.outcome in ('RETRY', 'TROUBLESHOOT') then q.message end as message
             ), back as (
                 update pgmq.%1$I q
-                set vt = clock_timestamp()
+                set vt = clock_timestamp(), read_ct = q.read_ct + 1  -- this lease is over before the next one begins
                 from unnest($1, $2, $3) with ordinality as l(msg_id, read_ct, outcome, ord)
                 where q.msg_id = l.msg_id and q.read_ct = l.read_ct and l.outcome = 'RELEASE'
                 returning l.ord
@@ -1442,7 +1443,8 @@ begin
         return query
         select r.command_id, r.verdict
         from commandbus._refuse_settle(
-            p_domain, p_command_ids, p_msg_ids, p_read_cts, p_outcomes, coalesce(v_ended, '{}')) r;
+            p_domain, p_command_ids, p_msg_ids, p_read_cts, p_outcomes, coalesce(v_held, '{}'),
+            coalesce(v_ended, '{}')) r;
     end if;
 end $$;
 
@@ -1483,19 +1485,40 @@ end $$;
 
 -- commandbus._refuse_settle: say of each lease that was not settled whether it is stale or was settled before.
 --
+-- p_held are the places of those whose queue row is gone, p_ended the commands whose attempts were ended.
+--
 -- Returns  command and verdict, STALE or DONE; a STALE_SETTLE audit row is written for each stale one.
+-- Raises   CB007 when the queue row of a command that still needs it is gone.
 create function commandbus._refuse_settle(
     p_domain      text,
     p_command_ids uuid[],
     p_msg_ids     bigint[],
     p_read_cts    int[],
     p_outcomes    text[],
+    p_held        bigint[],
     p_ended       uuid[]
 )
 returns table (command_id uuid, verdict text)
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+declare
+    v_msg_id bigint;
+begin
+    select l.msg_id into v_msg_id
+    from unnest(p_command_ids, p_msg_ids) with ordinality as l(command_id, msg_id, ord)
+    where l.ord = any (p_held) and l.command_id <> all (p_ended) and not exists (
+        select from commandbus.command c
+        where c.command_id = l.command_id and c.domain = p_domain and c.msg_id = l.msg_id and c.status <> 'PENDING'
+    )
+    limit 1;
+    if found then
+        raise exception 'msg_id: % is not the message of command_id, or was never delivered', v_msg_id
+            using errcode = 'CB007';
+    end if;
+
+    return query
     with refused as (
         select l.command_id, l.msg_id, l.read_ct, l.outcome, c.status, c.attempts,
             coalesce(
@@ -1506,9 +1529,10 @@ as $$
                     else 'PENDING'
                 end,
                 false) as done
-        from unnest(p_command_ids, p_msg_ids, p_read_cts, p_outcomes) as l(command_id, msg_id, read_ct, outcome)
+        from unnest(p_command_ids, p_msg_ids, p_read_cts, p_outcomes) with ordinality
+            as l(command_id, msg_id, read_ct, outcome, ord)
         left join commandbus.command c on c.command_id = l.command_id and c.domain = p_domain
-        where l.command_id <> all (p_ended)
+        where l.command_id <> all (p_ended) or l.ord <> all (p_held)
     ), audited as (
         insert into commandbus.audit (domain, command_id, msg_id, event_type, details)
         select p_domain, r.command_id, r.msg_id, 'STALE_SETTLE',
@@ -1517,8 +1541,8 @@ as $$
         where not r.done and r.status is not null
     )
     select r.command_id, case when r.done then 'DONE' else 'STALE' end
-    from refused r
-$$;
+    from refused r;
+end $$;
 
 -- commandbus.sp_finish_command: end the attempt of one command; its message is the caller's to delete.
 --
@@ -1604,7 +1628,7 @@ as $$
 declare
     v_table   text := commandbus._command_table(p_domain);
     v_until   timestamptz := clock_timestamp() + make_interval(secs => p_visibility_timeout);
-    v_renewed uuid[];
+    v_renewed bigint[];
 begin
     if p_visibility_timeout is null or p_visibility_timeout not between 1 and 86400 then
         raise exception 'visibility_timeout: must be 1 to 86,400 seconds' using errcode = 'CB007';
@@ -1613,22 +1637,22 @@ begin
         $q$
             with kept as (
                 update pgmq.%I q
-                set vt = $4
-                from unnest($1, $2, $3) as l(command_id, msg_id, read_ct)
+                set vt = $3
+                from unnest($1, $2) with ordinality as l(msg_id, read_ct, ord)
                 where q.msg_id = l.msg_id and q.read_ct = l.read_ct
-                returning l.command_id
+                returning l.ord
             )
-            select coalesce(array_agg(k.command_id), '{}') from kept k
+            select coalesce(array_agg(k.ord), '{}') from kept k
         $q$, v_table)
     into v_renewed
-    using p_command_ids, p_msg_ids, p_read_cts, v_until;
+    using p_msg_ids, p_read_cts, v_until;
     update commandbus.command c
     set lease_expires_at = v_until
-    from unnest(v_renewed) as r(command_id)
-    where c.command_id = any (array[r.command_id]) and c.domain || '' = p_domain and c.status = 'IN_PROGRESS';
+    from unnest(v_renewed) as k(ord)
+    where c.command_id = any (array[p_command_ids[k.ord]]) and c.domain || '' = p_domain and c.status = 'IN_PROGRESS';
     return query
-    select l.command_id, l.command_id = any (v_renewed)
-    from unnest(p_command_ids) as l(command_id);
+    select l.command_id, l.ord = any (v_renewed)
+    from unnest(p_command_ids) with ordinality as l(command_id, ord);
 end $$;
 
 -- commandbus.sp_take_replies: take the replies to certain commands out of a reply queue, and leave all others.
@@ -1662,7 +1686,7 @@ end $$;
 -- Operators
 --
 -- Each takes exact ids, acts on those that wait in the TSQ, and says of the others why not: NOT_FOUND, or the status
--- they have. Two operators cannot both win: the second waits for the first one's row and then finds its status changed.
+-- they have, or (a retry) NO_PAYLOAD when what was sent is lost. Two operators cannot both win: the second waits for the first one's row and then finds its status changed.
 
 -- commandbus._verdicts: the refusals of an operator's call.
 create function commandbus._verdicts(p_domain text, p_command_ids uuid[], p_done uuid[])
@@ -1670,7 +1694,12 @@ returns table (command_id uuid, refusal text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select a.command_id, coalesce(c.status, 'NOT_FOUND')
+    select a.command_id,
+        case
+            when c.status is null then 'NOT_FOUND'
+            when c.status = 'IN_TROUBLESHOOTING_QUEUE' then 'NO_PAYLOAD'  -- the only reason to refuse it there
+            else c.status
+        end
     from unnest(p_command_ids) as a(command_id)
     left join commandbus.command c on c.command_id = a.command_id and c.domain = p_domain
     where a.command_id <> all (p_done)
@@ -1710,6 +1739,9 @@ begin
         select c.command_id
         from commandbus.command c
         where c.command_id = any (p_command_ids) and c.domain = p_domain and c.status = 'IN_TROUBLESHOOTING_QUEUE'
+            and (p_status <> 'PENDING' or exists (
+                select from commandbus.payload_archive p where p.command_id = c.command_id and p.domain = p_domain
+            ))
         order by c.command_id
         for no key update
     ), done as (
@@ -1772,6 +1804,9 @@ create function commandbus.sp_operator_retry(
 returns table (command_id uuid, msg_id bigint, refusal text)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -1787,7 +1822,7 @@ begin
         -- What the row knows is written anew, so that a message somebody tampered with can be tried again.
         select array_agg(d.command_id order by d.command_id),
             array_agg(
-                case when jsonb_typeof(p.message) = 'object' then p.message else '{"data": {}}' end
+                case when jsonb_typeof(p.message) = 'object' then p.message else '{}' end
                     || jsonb_build_object(
                         'command_id', c.command_id, 'command_type', c.command_type, 'domain', p_domain,
                         'correlation_id', c.correlation_id, 'reply_to', nullif(c.reply_queue, ''),
@@ -1796,7 +1831,7 @@ begin
         into v_done, v_messages
         from unnest(v_done) as d(command_id)
         join commandbus.command c on c.command_id = d.command_id and c.domain = p_domain
-        left join commandbus.payload_archive p on p.command_id = d.command_id and p.domain = p_domain;
+        join commandbus.payload_archive p on p.command_id = d.command_id and p.domain = p_domain;
         v_msg_ids := commandbus._requeue(p_domain, v_table, v_done, v_messages);
         delete from commandbus.payload_archive p where p.command_id = any (v_done) and p.domain = p_domain;
         if p_notify then
@@ -1972,7 +2007,7 @@ as $$
     offset p_offset
 $$;
 
--- commandbus.list_batch_commands: a batch's commands, in the order of their ids.
+-- commandbus.list_batch_commands: a batch's commands, oldest first.
 create function commandbus.list_batch_commands(
     p_domain   text,
     p_batch_id uuid,

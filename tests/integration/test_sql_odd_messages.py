@@ -136,7 +136,6 @@ TAMPERED = {
     "forged type": """message || '{"command_type": "refund"}'""",
     "no type": "message - 'command_type'",
     "type that is an object": """message || '{"command_type": {}}'""",
-    "id in capitals": "message || jsonb_build_object('command_id', upper(message ->> 'command_id'))",
 }
 
 
@@ -162,6 +161,15 @@ def test_a_tampered_message_sends_its_command_to_the_tsq_and_stops_nobody(bus: B
         assert bus.trail(command_id)[-1]["details"]["reason"] == "TAMPERED"
     assert bus.counts(batch_id) == (len(TAMPERED) + 1, 0, 0, 0, len(TAMPERED))
     assert len(bus.queue()) == 1
+
+
+def test_an_id_in_capitals_is_the_same_id_beside_whatever_message(bus: Bus) -> None:
+    for neighbours in ([], [forged("none")]):
+        (command_id,) = bus.send_new()
+        tamper(bus, command_id, "message || jsonb_build_object('command_id', upper(message ->> 'command_id'))")
+        for neighbour in neighbours:
+            bus.enqueue_by_hand(neighbour)
+        assert [row["fault"] for row in bus.receive()] == [None] + ["STRAY"] * len(neighbours)
 
 
 def test_a_batch_whose_first_command_was_tampered_with_is_audited_as_started(bus: Bus) -> None:

@@ -27,7 +27,7 @@ class PostgresAuditLogger(Repository):
         """
         return int(
             await self._value(
-                "select commandbus.log_event(%s::text, %s::uuid, %s::text, %s::jsonb)",
+                "select commandbus.log_event($1::text, $2::uuid, $3::text, $4::jsonb)",
                 (domain, command_id, event_type, details),
                 repeatable=False,
             )
@@ -37,7 +37,7 @@ class PostgresAuditLogger(Repository):
         """Return what happened to a command or batch, oldest first. Source: ``commandbus.get_audit_trail``."""
         rows = await self._rows(
             "select audit_id, domain, command_id, event_type, ts, msg_id, attempt, details::text"
-            " from commandbus.get_audit_trail(%s::uuid, %s::text)",
+            " from commandbus.get_audit_trail($1::uuid, $2::text)",
             (command_id, domain),
         )
         return [_to_event(row) for row in rows]

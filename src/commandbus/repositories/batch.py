@@ -40,7 +40,7 @@ class PostgresBatchRepository(Repository):
         Source: ``commandbus.sp_create_batch``.
         """
         await self._rows(
-            "select commandbus.sp_create_batch(%s::text, %s::uuid, %s::text, %s::jsonb, %s::text)",
+            "select commandbus.sp_create_batch($1::text, $2::uuid, $3::text, $4::jsonb, $5::text)",
             (domain, batch_id, name, custom_data, completion_queue),
             repeatable=False,
         )
@@ -48,7 +48,7 @@ class PostgresBatchRepository(Repository):
     async def get(self, domain: str, batch_id: UUID) -> BatchMetadata | None:
         """Return a batch, or None. Source: ``commandbus.get_batch``."""
         rows = await self._rows(
-            f"select {_COLUMNS} from commandbus.get_batch(%s::text, %s::uuid)",  # noqa: S608  (a constant)
+            f"select {_COLUMNS} from commandbus.get_batch($1::text, $2::uuid)",  # noqa: S608  (a constant)
             (domain, batch_id),
         )
         return _to_batch(rows[0]) if rows else None
@@ -58,7 +58,7 @@ class PostgresBatchRepository(Repository):
     ) -> list[BatchMetadata]:
         """Return a domain's batches, newest first. Source: ``commandbus.list_batches``."""
         rows = await self._rows(
-            f"select {_COLUMNS} from commandbus.list_batches(%s::text, %s::text, %s::int, %s::int)",  # noqa: S608
+            f"select {_COLUMNS} from commandbus.list_batches($1::text, $2::text, $3::int, $4::int)",  # noqa: S608
             (domain, status, limit, offset),
         )
         return [_to_batch(row) for row in rows]

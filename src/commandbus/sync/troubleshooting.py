@@ -192,6 +192,10 @@ class TroubleshootingQueue:
         verdict = verdicts[0]
         if verdict.refusal == "NOT_FOUND":
             raise CommandNotFoundError(domain, verdict.command_id)
+        if verdict.refusal == "NO_PAYLOAD":
+            raise InvalidOperationError(
+                f"command {verdict.command_id} cannot be retried: what was sent is lost; complete or cancel it"
+            )
         if verdict.refusal is not None:
             raise InvalidOperationError(
                 f"command {verdict.command_id} is {verdict.refusal}: it does not wait for an operator"

@@ -60,7 +60,7 @@ class Delivery(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of one id of an operator's call; refusal is None, NOT_FOUND, or the command's status."""
+    """What became of one id of an operator's call; refusal is None, NOT_FOUND, NO_PAYLOAD, or the status it has."""
 
     command_id: UUID
     msg_id: int | None
@@ -85,8 +85,8 @@ class PostgresCommandRepository(Repository):
         try:
             return int(
                 self._value(
-                    "select commandbus.sp_send_command(%s::text, %s::uuid, %s::text, %s::jsonb, %s::uuid, %s::text,"
-                    " %s::int, %s::boolean, %s::int)",
+                    "select commandbus.sp_send_command($1::text, $2::uuid, $3::text, $4::jsonb, $5::uuid, $6::text,"
+                    " $7::int, $8::boolean, $9::int)",
                     (
                         domain,
                         str(command.command_id),
@@ -136,8 +136,8 @@ class PostgresCommandRepository(Repository):
         Source: ``commandbus.sp_send_commands``; one round trip.
         """
         rows = self._rows(
-            "select command_id, msg_id from commandbus.sp_send_commands(%s::text, %s::uuid[], %s::text[], %s::jsonb[],"
-            " %s::uuid[], %s::text[], %s::int[], %s::uuid, %s::boolean, %s::boolean, %s::int)",
+            "select command_id, msg_id from commandbus.sp_send_commands($1::text, $2::uuid[], $3::text[], $4::jsonb[],"
+            " $5::uuid[], $6::text[], $7::int[], $8::uuid, $9::boolean, $10::boolean, $11::int)",
             (
                 domain,
                 plain_array([c.command_id for c in commands]),
@@ -174,7 +174,7 @@ class PostgresCommandRepository(Repository):
         delivery that a server crash undoes is only made again.
         """
         rows = self._rows(
-            "select * from commandbus.sp_receive_commands(%s::text, %s::int, %s::int, %s::boolean)",
+            "select * from commandbus.sp_receive_commands($1::text, $2::int, $3::int, $4::boolean)",
             (domain, limit, visibility_timeout, not self._owns_transactions),
         )
         return [Delivery._make(row) for row in rows]
@@ -195,9 +195,9 @@ class PostgresCommandRepository(Repository):
         leases = [lease for lease, _ in settled]
         ends = [end for _, end in settled]
         rows = self._rows(
-            "select command_id, verdict from commandbus.sp_settle_commands(%s::text, %s::uuid[], %s::bigint[],"
-            " %s::int[], %s::text[], %s::jsonb[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %s::text[],"
-            " %s::float8[], %s::boolean)",
+            "select command_id, verdict from commandbus.sp_settle_commands($1::text, $2::uuid[], $3::bigint[],"
+            " $4::int[], $5::text[], $6::jsonb[], $7::text[], $8::text[], $9::text[], $10::jsonb[], $11::text[],"
+            " $12::float8[], $13::boolean)",
             (
                 domain,
                 plain_array([lease.command_id for lease in leases]),
@@ -225,8 +225,8 @@ class PostgresCommandRepository(Repository):
         Source: ``commandbus.sp_extend_leases``; one round trip.
         """
         rows = self._rows(
-            "select command_id, renewed from commandbus.sp_extend_leases(%s::text, %s::uuid[], %s::bigint[],"
-            " %s::int[], %s::int)",
+            "select command_id, renewed from commandbus.sp_extend_leases($1::text, $2::uuid[], $3::bigint[],"
+            " $4::int[], $5::int)",
             (
                 domain,
                 plain_array([lease.command_id for lease in leases]),
@@ -240,14 +240,14 @@ class PostgresCommandRepository(Repository):
     def get(self, domain: str, command_id: UUID) -> CommandMetadata | None:
         """Return a command's stored state, or None. Source: ``commandbus.get_command``."""
         rows = self._rows(
-            f"select {_COLUMNS} from commandbus.get_command(%s::text, %s::uuid)",  # noqa: S608  (a constant)
+            f"select {_COLUMNS} from commandbus.get_command($1::text, $2::uuid)",  # noqa: S608  (a constant)
             (domain, command_id),
         )
         return _to_metadata(rows[0]) if rows else None
 
     def find_domains(self, command_id: UUID) -> list[str]:
         """Return the domains that know a command id. Source: ``commandbus.find_domains``."""
-        rows = self._rows("select * from commandbus.find_domains(%s::uuid)", (command_id,))
+        rows = self._rows("select * from commandbus.find_domains($1::uuid)", (command_id,))
         return [domain for (domain,) in rows]
 
     def query(
@@ -266,8 +266,8 @@ class PostgresCommandRepository(Repository):
         Source: ``commandbus.query_commands``.
         """
         rows = self._rows(
-            f"select {_COLUMNS} from commandbus.query_commands(%s::text, %s::text, %s::text, %s::timestamptz,"  # noqa: S608
-            " %s::timestamptz, %s::int, %s::int)",
+            f"select {_COLUMNS} from commandbus.query_commands($1::text, $2::text, $3::text, $4::timestamptz,"  # noqa: S608
+            " $5::timestamptz, $6::int, $7::int)",
             (status, domain, command_type, created_after, created_before, limit, offset),
         )
         return [_to_metadata(row) for row in rows]
@@ -277,7 +277,7 @@ class PostgresCommandRepository(Repository):
     ) -> list[CommandMetadata]:
         """Return a batch's commands in the order they were sent. Source: ``commandbus.list_batch_commands``."""
         rows = self._rows(
-            f"select {_COLUMNS} from commandbus.list_batch_commands(%s::text, %s::uuid, %s::text, %s::int, %s::int)",  # noqa: S608
+            f"select {_COLUMNS} from commandbus.list_batch_commands($1::text, $2::uuid, $3::text, $4::int, $5::int)",  # noqa: S608
             (domain, batch_id, status, limit, offset),
         )
         return [_to_metadata(row) for row in rows]
@@ -296,7 +296,7 @@ class PostgresCommandRepository(Repository):
             " (command).max_attempts, (command).last_error_type, (command).last_error_code, (command).last_error_msg,"
             " (command).correlation_id, (command).reply_queue, payload::text, (command).created_at,"
             " (command).updated_at, (command).batch_id"
-            " from commandbus.list_troubleshooting(%s::text, %s::text, %s::int, %s::int)",
+            " from commandbus.list_troubleshooting($1::text, $2::text, $3::int, $4::int)",
             (domain, command_type, limit, offset),
         )
         return [_to_item(row) for row in rows]
@@ -309,7 +309,7 @@ class PostgresCommandRepository(Repository):
         Source: ``commandbus.count_troubleshooting``.
         """
         rows = self._rows(
-            "select domain, command_type, waiting from commandbus.count_troubleshooting(%s::text, %s::text)",
+            "select domain, command_type, waiting from commandbus.count_troubleshooting($1::text, $2::text)",
             (domain, command_type),
         )
         return [(found, kind, waiting) for found, kind, waiting in rows]
@@ -317,8 +317,8 @@ class PostgresCommandRepository(Repository):
     def operator_retry(self, domain: str, command_ids: Sequence[UUID], operator: str | None) -> list[Verdict]:
         """Queue commands of the TSQ again, all attempts before them. Source: ``commandbus.sp_operator_retry``."""
         rows = self._rows(
-            "select command_id, msg_id, refusal from commandbus.sp_operator_retry(%s::text, %s::uuid[], %s::text,"
-            " %s::boolean)",
+            "select command_id, msg_id, refusal from commandbus.sp_operator_retry($1::text, $2::uuid[], $3::text,"
+            " $4::boolean)",
             (domain, plain_array(command_ids), operator, self._settings.notify),
             repeatable=False,
         )
@@ -329,8 +329,8 @@ class PostgresCommandRepository(Repository):
     ) -> list[Verdict]:
         """Give up commands of the TSQ. Source: ``commandbus.sp_operator_cancel``."""
         rows = self._rows(
-            "select command_id, null, refusal from commandbus.sp_operator_cancel(%s::text, %s::uuid[], %s::text,"
-            " %s::text, %s::boolean)",
+            "select command_id, null, refusal from commandbus.sp_operator_cancel($1::text, $2::uuid[], $3::text,"
+            " $4::text, $5::boolean)",
             (domain, plain_array(command_ids), reason, operator, self._settings.notify),
             repeatable=False,
         )
@@ -341,8 +341,8 @@ class PostgresCommandRepository(Repository):
     ) -> list[Verdict]:
         """Complete commands of the TSQ; *result* is JSON text. Source: ``commandbus.sp_operator_complete``."""
         rows = self._rows(
-            "select command_id, null, refusal from commandbus.sp_operator_complete(%s::text, %s::uuid[], %s::jsonb,"
-            " %s::text, %s::boolean)",
+            "select command_id, null, refusal from commandbus.sp_operator_complete($1::text, $2::uuid[], $3::jsonb,"
+            " $4::text, $5::boolean)",
             (domain, plain_array(command_ids), result, operator, self._settings.notify),
             repeatable=False,
         )

@@ -18,5 +18,5 @@ class PostgresPayloadArchive(Repository):
 
         Source: ``commandbus.get_payload``.
         """
-        rows = self._rows("select message::text from commandbus.get_payload(%s::text, %s::uuid)", (domain, command_id))
+        rows = self._rows("select message::text from commandbus.get_payload($1::text, $2::uuid)", (domain, command_id))
         return decode_leniently(rows[0][0]) if rows else None

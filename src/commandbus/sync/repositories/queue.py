@@ -35,7 +35,7 @@ class PgmqClient(Repository):
 
         Source: ``commandbus.sp_create_domain``.
         """
-        return bool(self._value("select commandbus.sp_create_domain(%s::text)", (check_domain(domain),)))
+        return bool(self._value("select commandbus.sp_create_domain($1::text)", (check_domain(domain),)))
 
     def list_domains(self) -> list[str]:
         """Return the domains that have a command queue, by name. Source: ``commandbus.list_domains``."""
@@ -52,7 +52,7 @@ class PgmqClient(Repository):
         """
         rows = self._rows(
             "select queue_name, length, visible, in_flight, scheduled, archived, newest_age_seconds,"
-            " oldest_age_seconds from commandbus.domain_metrics(%s::text)",
+            " oldest_age_seconds from commandbus.domain_metrics($1::text)",
             (check_domain(domain),),
         )
         return QueueMetrics(*rows[0])
@@ -69,7 +69,7 @@ class PgmqClient(Repository):
         Source: ``commandbus.sp_take_replies``.
         """
         rows = self._rows(
-            "select r::text from commandbus.sp_take_replies(%s::text, %s::uuid[]) r",
+            "select r::text from commandbus.sp_take_replies($1::text, $2::uuid[]) r",
             (check_reply_queue(queue, "queue"), plain_array(command_ids)),
             repeatable=False,
         )
@@ -86,7 +86,7 @@ class PgmqClient(Repository):
 
         Source: ``commandbus.queue_create``.
         """
-        return bool(self._value("select commandbus.queue_create(%s::text)", (check_queue(queue),)))
+        return bool(self._value("select commandbus.queue_create($1::text)", (check_queue(queue),)))
 
     def send(self, queue: str, message: Any, delay: int = 0) -> int:  # noqa: ANN401  (any JSON)
         """Put one message into a queue.
@@ -116,7 +116,7 @@ class PgmqClient(Repository):
         check_count(len(messages), "messages", 1, _MOST_MESSAGES)
         texts = [encode_value(m, "message", self._settings.max_payload_bytes) for m in messages]
         rows = self._rows(
-            "select * from commandbus.queue_send(%s::text, %s::jsonb[], %s::int)",
+            "select * from commandbus.queue_send($1::text, $2::jsonb[], $3::int)",
             (check_queue(queue), text_array(texts), check_count(delay, "delay", 0, _MOST_SECONDS)),
             repeatable=False,
         )
@@ -141,7 +141,7 @@ class PgmqClient(Repository):
         """
         rows = self._rows(
             "select msg_id, read_ct, enqueued_at, vt, message::text"
-            " from commandbus.queue_read(%s::text, %s::int, %s::int)",
+            " from commandbus.queue_read($1::text, $2::int, $3::int)",
             (
                 check_queue(queue),
                 check_count(visibility_timeout, "visibility_timeout", 0, _MOST_SECONDS),
@@ -156,14 +156,14 @@ class PgmqClient(Repository):
 
     def delete(self, queue: str, msg_id: int) -> bool:
         """Remove a message; return whether it was there. Source: ``commandbus.queue_delete``."""
-        return self._about_message("select commandbus.queue_delete(%s::text, %s::bigint)", queue, msg_id)
+        return self._about_message("select commandbus.queue_delete($1::text, $2::bigint)", queue, msg_id)
 
     def archive(self, queue: str, msg_id: int) -> bool:
         """Move a message to the queue's archive; return whether it was there.
 
         Source: ``commandbus.queue_archive``.
         """
-        return self._about_message("select commandbus.queue_archive(%s::text, %s::bigint)", queue, msg_id)
+        return self._about_message("select commandbus.queue_archive($1::text, $2::bigint)", queue, msg_id)
 
     def set_vt(self, queue: str, msg_id: int, seconds: int) -> bool:
         """Let a message be visible in *seconds*, 0 to 86,400; return whether it was there.
@@ -172,12 +172,12 @@ class PgmqClient(Repository):
         """
         check_count(seconds, "seconds", 0, _MOST_SECONDS)
         return self._about_message(
-            "select commandbus.queue_set_vt(%s::text, %s::bigint, %s::int)", queue, msg_id, seconds
+            "select commandbus.queue_set_vt($1::text, $2::bigint, $3::int)", queue, msg_id, seconds
         )
 
     def notify(self, queue: str) -> None:
         """Wake those who listen for a queue. Source: ``commandbus.queue_notify``."""
-        self._rows("select commandbus.queue_notify(%s::text)", (check_queue(queue),))
+        self._rows("select commandbus.queue_notify($1::text)", (check_queue(queue),))
 
     def _about_message(self, sql: str, queue: str, msg_id: int, *more: object) -> bool:
         check_count(msg_id, "msg_id", 1, 2**63 - 1)

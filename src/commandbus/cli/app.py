@@ -1,0 +1,88 @@
+"""All commands in one tree, and the one place where errors become sentences and exit codes."""
+
+import sys
+from typing import Annotated, NoReturn, cast
+
+import psycopg
+import typer
+
+import commandbus
+from commandbus.cli import batches, database, demonstration, inspection, queues, sending, troubleshoot, work
+from commandbus.cli.doctor import doctor
+from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
+from commandbus.cli.options import examples
+from commandbus.cli.output import error_json, note, wants_json
+from commandbus.cli.problem import BAD_INPUT, Problem, describe
+from commandbus.errors import CommandBusError, InvalidArgumentError
+
+# The parser's errors. Typer gives a public name only to this child of them, and its parents moved between releases.
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
+
+app = typer.Typer(
+    help="A reliable command bus on PostgreSQL and PGMQ.",
+    epilog=examples("demo", "db start", "migrate", "worker app.handlers:registry --domain payments"),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(database.app, name="db")
+app.command(epilog=database.MIGRATE_EXAMPLES)(database.migrate)
+app.add_typer(queues.app, name="queue")
+app.command(epilog=sending.SEND_EXAMPLES)(sending.send)
+app.command(epilog=sending.CALL_EXAMPLES)(sending.call)
+app.command(epilog=inspection.STATUS_EXAMPLES)(inspection.status)
+app.command(epilog=inspection.AUDIT_EXAMPLES)(inspection.audit)
+app.add_typer(batches.app, name="batch")
+app.add_typer(troubleshoot.app, name="tsq")
+app.command(epilog=examples("doctor", "doctor --json"))(doctor)
+app.command(epilog=work.EXAMPLES)(work.worker)
+app.command(epilog=demonstration.EXAMPLES)(demonstration.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"commandbus {commandbus.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    configure_logging(LogLevel.ERROR, LogFormat.TEXT)
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    as_json = wants_json()
+    try:
+        code = app(prog_name="commandbus", standalone_mode=False)
+    except UsageError as error:
+        if not as_json:
+            error.show()
+            sys.exit(BAD_INPUT)
+        _fail({"type": "UsageError", "message": error.format_message()}, BAD_INPUT, as_json)
+    except Problem as problem:
+        _fail({"type": "Problem", "message": str(problem)} | problem.facts, problem.exit_code, as_json)
+    except InvalidArgumentError as error:
+        _fail(describe(error) | {"field": error.field}, BAD_INPUT, as_json)
+    except (CommandBusError, psycopg.Error) as error:
+        _fail(describe(error), 1, as_json)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # as in "commandbus tsq list | head"
+        sys.stderr.close()  # or the interpreter complains about stdout
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: dict[str, object], code: int, as_json: bool) -> NoReturn:
+    if as_json:
+        sys.stderr.write(error_json(error) + "\n")
+    else:
+        note(f"commandbus: {error['message']}")
+    sys.exit(code)

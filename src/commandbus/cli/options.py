@@ -1,0 +1,70 @@
+"""Options that commands share, and the way from them to an open pool."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from commandbus.cli.output import note
+from commandbus.embedded import EmbeddedServer, default_data_directory
+from commandbus.errors import InvalidArgumentError
+from commandbus.sync.pool import CommandBusPool
+
+URL_VARIABLE = "COMMANDBUS_DATABASE_URL"
+
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        envvar=URL_VARIABLE,
+        help="PostgreSQL URL or connection string; by default the running embedded server.",
+        metavar="URL",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; errors go to stderr as JSON too.")]
+Domain = Annotated[str, typer.Argument(help="The domain.", metavar="DOMAIN")]
+AnyDomain = Annotated[str | None, typer.Argument(help="The domain; all when left out.", metavar="DOMAIN")]
+CommandId = Annotated[UUID, typer.Argument(help="The command's id.", metavar="COMMAND_ID")]
+BatchId = Annotated[UUID, typer.Argument(help="The batch's id.", metavar="BATCH_ID")]
+Limit = Annotated[int, typer.Option("--limit", help="Most rows, 1 to 1,000.", metavar="N")]
+Offset = Annotated[int, typer.Option("--offset", help="Rows to skip.", metavar="N")]
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  commandbus {line}" for line in lines)
+
+
+def resolve_url(given: str | None) -> str:
+    """Return the URL that was given, or that of the embedded server that runs in its default directory.
+
+    Raises:
+        InvalidArgumentError: there is neither.
+    """
+    if given:
+        return given
+    server = EmbeddedServer(default_data_directory())
+    url = server.status().url
+    if url is None:
+        raise InvalidArgumentError(
+            "database_url",
+            f"is not given: use --database-url or {URL_VARIABLE}, or start the embedded server with"
+            ' "commandbus db start"',
+        )
+    note(f"using the embedded server in {server.data_directory}")
+    return url
+
+
+@contextmanager
+def open_pool(given_url: str | None) -> Iterator[CommandBusPool]:
+    """Give a small pool for one command.
+
+    Raises:
+        InvalidArgumentError: there is no URL, or it cannot be read.
+        DatabaseUnavailableError, SchemaError: the database cannot be used.
+    """
+    url = resolve_url(given_url)
+    with CommandBusPool(database_url=url, pool_min_size=0, pool_max_size=2) as pool:
+        yield pool

@@ -1,0 +1,44 @@
+"""`commandbus queue …`: the queues of domains."""
+
+import typer
+
+from commandbus.cli.options import AnyDomain, AsJson, DatabaseUrl, Domain, examples, open_pool
+from commandbus.cli.output import print_json, print_rows, row_of
+from commandbus.sync.repositories import PgmqClient
+
+app = typer.Typer(help="The queues of domains.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command(epilog=examples("queue create payments"))
+def create(domain: Domain, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Make a domain's command queue and reply queue; nothing happens when they are there."""
+    with open_pool(database_url) as pool:
+        is_new = PgmqClient(pool).create_domain(domain)
+    if as_json:
+        print_json({"domain": domain, "created": is_new})
+    else:
+        typer.echo(f"{domain}: {'created' if is_new else 'was there already'}")
+
+
+@app.command("list", epilog=examples("queue list"))
+def list_(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """List the domains that have queues."""
+    with open_pool(database_url) as pool:
+        domains = PgmqClient(pool).list_domains()
+    if as_json:
+        print_json(domains)
+    else:
+        print_rows([{"domain": domain} for domain in domains])
+
+
+@app.command(epilog=examples("queue stats", "queue stats payments --json"))
+def stats(domain: AnyDomain = None, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Count what is in the command queues now."""
+    with open_pool(database_url) as pool:
+        queues = PgmqClient(pool)
+        domains = [domain] if domain else queues.list_domains()
+        rows = [{"domain": name} | row_of(queues.metrics(name)) for name in domains]
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows([{name: row[name] for name in row if name != "queue_name"} for row in rows])

@@ -1,0 +1,283 @@
+"""What the functions read when the tables are large: rows by index, as many as asked for, whatever the plan's age."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.sql_helpers import DOMAIN, REPLIES, Bus, Row, errors, ids_of, open_bus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from uuid import UUID
+
+    from tests.support import Server
+
+SET = 100
+# An index entry may be read more than once per row: by an update, its recheck, a unique check, a join.
+MOST_READ = 12 * SET
+
+TABLES = (
+    "commandbus.command",
+    "commandbus.audit",
+    "commandbus.payload_archive",
+    "commandbus.scheduled",
+    "pgmq.q_pay__commands",
+    "pgmq.q_pay__replies",
+)
+
+# Commands 1 to %(count)s of one batch each hundred: the first tenth waits in the queue, the second in the TSQ, the
+# third for its next attempt; the others are done and their replies not taken yet.
+FILL = """
+create or replace function pg_temp.id(n int) returns uuid language sql immutable
+as $$ select md5(n::text)::uuid $$;
+
+create temp table made as
+select n, pg_temp.id(n) as command_id, pg_temp.id(-n / 100) as batch_id, part,
+    (array['PENDING', 'IN_TROUBLESHOOTING_QUEUE', 'PENDING'])[part + 1] as status,
+    jsonb_build_object('command_id', pg_temp.id(n), 'command_type', 'charge', 'domain', 'pay', 'data', '{}'::jsonb)
+        as message
+from (select n, n * 10 / (%(count)s + 1) as part from generate_series(1, %(count)s) n) m;
+
+insert into commandbus.batch (
+    domain, batch_id, total_count, completed_count, in_troubleshooting_count, status, completed_at)
+select 'pay', batch_id, count(*), count(*) filter (where status is null), count(*) filter (where part = 1),
+    case when count(status) = 0 then 'COMPLETED' else 'IN_PROGRESS' end, case when count(status) = 0 then now() end
+from made group by batch_id;
+insert into commandbus.command (
+    domain, queue_name, msg_id, command_id, command_type, status, max_attempts, batch_id, reply_queue, attention_at,
+    finished_at)
+select 'pay', 'pay__commands', n + 1000, command_id, 'charge', coalesce(status, 'COMPLETED'), 3, batch_id,
+    'pay__replies', case when part = 1 then now() - n * interval '1 ms' end, case when status is null then now() end
+from made;
+insert into commandbus.audit (domain, command_id, event_type)
+select 'pay', command_id, event from made, unnest(array['SENT', 'RECEIVED', 'COMPLETED']) event;
+insert into commandbus.payload_archive (domain, command_id, message)
+select 'pay', command_id, message from made where part = 1;
+insert into commandbus.scheduled (domain, command_id, due_at, message)
+select 'pay', command_id, now() + interval '1 hour', message from made where part = 2;
+insert into pgmq.q_pay__commands (msg_id, vt, message) overriding system value
+select n + 1000, now(), message from made where part = 0;
+insert into pgmq.q_pay__replies (vt, message)
+select now(), message from made where part > 2;
+select setval('pgmq.q_pay__commands_msg_id_seq', %(count)s + 1000);
+drop table made;
+"""
+
+
+def fill(bus: Bus, count: int) -> None:
+    """Insert *count* commands, a multiple of 1,000, with all that belongs to them."""
+    bus.run("set synchronous_commit = off")
+    bus.run("set session_replication_role = replica")  # the foreign key holds by construction
+    for statement in (FILL % {"count": count}).split(";\n"):
+        if statement.strip():
+            bus.run(statement)
+    bus.run("set session_replication_role = origin")
+
+
+def the_ids(bus: Bus, where: str) -> list[UUID]:
+    """Return a set of command ids, by an SQL condition."""
+    return ids_of(bus.rows(f"select command_id from commandbus.command where {where} order by msg_id limit {SET}"))
+
+
+def waiting(bus: Bus) -> list[UUID]:
+    """Return commands of the TSQ."""
+    return the_ids(bus, "attention_at is not null and status = 'IN_TROUBLESHOOTING_QUEUE'")
+
+
+def receive(bus: Bus) -> Callable[[], list[Row]]:
+    """Prepare nothing; lease a set."""
+    return lambda: bus.receive(limit=SET)
+
+
+def receive_due(bus: Bus) -> Callable[[], list[Row]]:
+    """Let a set of retries come due; lease them."""
+    bus.run(
+        "update commandbus.scheduled set due_at = now() - interval '1 s' where command_id in"
+        f" (select command_id from commandbus.scheduled limit {SET})"
+    )
+    return lambda: bus.receive(limit=SET)
+
+
+def settle(outcome: str) -> Callable[[Bus], Callable[[], object]]:
+    """Lease a set; end its attempts."""
+
+    def prepare(bus: Bus) -> Callable[[], object]:
+        received = bus.receive(limit=SET)
+        return lambda: bus.settle(received, outcome, **errors(len(received), "TRANSIENT", delay=60))
+
+    return prepare
+
+
+def settle_stale(bus: Bus) -> Callable[[], object]:
+    """Lease a set twice; end the attempts by the first leases."""
+    received = bus.receive(limit=SET)
+    bus.expire_leases()
+    bus.receive(limit=SET)
+    return lambda: bus.settle(received, "COMPLETED")
+
+
+def extend(bus: Bus) -> Callable[[], list[Row]]:
+    """Lease a set; extend the leases."""
+    received = bus.receive(limit=SET)
+    leases = {f"{name}s": [row[name] for row in received] for name in ("command_id", "msg_id", "read_ct")}
+    return lambda: bus.call("sp_extend_leases", domain=DOMAIN, visibility_timeout=60, **leases)
+
+
+def decide(verb: str) -> Callable[[Bus], Callable[[], list[Row]]]:
+    """Find a set in the TSQ; decide on it."""
+    more = {"reason": "no"} if verb == "cancel" else {}
+
+    def prepare(bus: Bus) -> Callable[[], list[Row]]:
+        ids = waiting(bus)
+        return lambda: bus.call(f"sp_operator_{verb}", domain=DOMAIN, command_ids=ids, **more)
+
+    return prepare
+
+
+def refused(bus: Bus) -> Callable[[], list[Row]]:
+    """Find a set that is done; try to retry it."""
+    ids = the_ids(bus, "status = 'COMPLETED'")
+    return lambda: bus.call("sp_operator_retry", domain=DOMAIN, command_ids=ids)
+
+
+def take_replies(bus: Bus) -> Callable[[], list[Row]]:
+    """Find a set that is done; take its replies."""
+    ids = the_ids(bus, "status = 'COMPLETED'")
+    return lambda: bus.call("sp_take_replies", queue=REPLIES, command_ids=ids)
+
+
+def resend(bus: Bus) -> Callable[[], object]:
+    """Find a set that was sent; send it again."""
+    ids = the_ids(bus, "status = 'COMPLETED'")
+    return lambda: bus.send(*ids, idempotent=True)
+
+
+def look(function: str, per: str = "") -> Callable[[Bus], Callable[[], list[Row]]]:
+    """Read by a function that takes a domain, and perhaps the id of a command or batch."""
+
+    def prepare(bus: Bus) -> Callable[[], list[Row]]:
+        row = bus.command(waiting(bus)[0])
+        more = {per: row[per]} if per else {}
+        return lambda: bus.call(function, domain=DOMAIN, **more)
+
+    return prepare
+
+
+def find_domains(bus: Bus) -> Callable[[], list[Row]]:
+    """Find a command; find its domains."""
+    (command_id, *_) = waiting(bus)
+    return lambda: bus.call("find_domains", command_id=command_id)
+
+
+CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
+    "sp_send_commands": lambda bus: lambda: bus.send_new(SET),
+    "sp_send_commands again": resend,
+    "sp_receive_commands": receive,
+    "sp_receive_commands due": receive_due,
+    "sp_settle_commands completed": settle("COMPLETED"),
+    "sp_settle_commands retry": settle("RETRY"),
+    "sp_settle_commands troubleshoot": settle("TROUBLESHOOT"),
+    "sp_settle_commands release": settle("RELEASE"),
+    "sp_settle_commands stale": settle_stale,
+    "sp_extend_leases": extend,
+    "sp_operator_retry": decide("retry"),
+    "sp_operator_cancel": decide("cancel"),
+    "sp_operator_complete": decide("complete"),
+    "sp_operator_retry refused": refused,
+    "sp_take_replies": take_replies,
+    "list_troubleshooting": look("list_troubleshooting"),
+    "get_command": look("get_command", "command_id"),
+    "get_payload": look("get_payload", "command_id"),
+    "get_audit_trail": look("get_audit_trail", "command_id"),
+    "list_batch_commands": look("list_batch_commands", "batch_id"),
+    "find_domains": find_domains,
+}
+
+
+def reads(bus: Bus) -> dict[str, int]:
+    """Return, for the transaction so far, sequential scans of each table and entries read of each index."""
+    scans = "select %s as name, pg_stat_get_xact_numscans(%s::regclass)::int as count"
+    found = [bus.rows(scans, f"{table} sequentially", table)[0] for table in TABLES]
+    found += bus.rows(
+        "select indexrelid::regclass::text as name, pg_stat_get_xact_tuples_returned(indexrelid)::int as count"
+        " from pg_index where indrelid = any(%s::text[]::regclass[])",
+        list(TABLES),
+    )
+    return {row["name"]: row["count"] for row in found}
+
+
+def too_many_reads(bus: Bus, prepare: Callable[[Bus], Callable[[], object]]) -> dict[str, int]:
+    """Make a call that is rolled back; return what it read sequentially, or more of than it may."""
+    with bus.connection.transaction(force_rollback=True):
+        call = prepare(bus)
+        before = reads(bus)
+        call()
+        after = reads(bus)
+    read = {name: after[name] - before.get(name, 0) for name in after}
+    return {name: n for name, n in read.items() if n > (0 if name.endswith("sequentially") else MOST_READ)}
+
+
+@pytest.fixture(scope="module")
+def large(server: Server, template_database: str) -> Iterator[Bus]:
+    """Give a database with 100,000 commands, analyzed; calls are rolled back."""
+    with server.database(template_database) as url, open_bus(url) as bus:
+        bus.create_domain()
+        fill(bus, 100_000)
+        bus.run("analyze")
+        yield bus
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_reads_by_index_only_what_it_needs(large: Bus, name: str) -> None:
+    assert too_many_reads(large, CALLS[name]) == {}
+
+
+def test_counting_the_tsq_reads_the_tsq_only(large: Bus) -> None:
+    with large.connection.transaction(force_rollback=True):
+        before = reads(large)
+        (row,) = large.call("count_troubleshooting", domain=DOMAIN)
+        after = reads(large)
+    read = {name: after[name] - before[name] for name in after}
+    assert row["waiting"] == 10_000
+    assert max(read.values()) < 12_000  # with what the other tests rolled back
+    assert read["commandbus.command sequentially"] == 0
+
+
+def test_a_plan_made_while_the_tables_were_small_is_as_good_when_they_are_large(database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+        bus.send_new(5)
+        bus.settle(
+            bus.receive(),
+            "COMPLETED",
+            "COMPLETED",
+            "RETRY",
+            "TROUBLESHOOT",
+            "TROUBLESHOOT",
+            **errors(5, "TRANSIENT", delay=9),
+        )
+        bus.send_new(5)
+        calls = {name: prepare for name, prepare in CALLS.items() if name.startswith("sp_")}
+        for _ in range(7):  # after the fifth call a plan may be kept for good
+            for prepare in calls.values():
+                too_many_reads(bus, prepare)
+        fill(bus, 30_000)
+        wrong = {name: too_many_reads(bus, prepare) for name, prepare in calls.items()}
+        assert {name: read for name, read in wrong.items() if read} == {}
+
+
+def test_a_healthy_life_updates_its_row_in_place(database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+        bus.send_new(2000)
+        while received := bus.receive(limit=SET):
+            bus.settle(received, "COMPLETED")
+        bus.run("select pg_stat_force_next_flush()")
+        (updates,) = bus.rows(
+            "select n_tup_upd as all, n_tup_hot_upd as hot from pg_stat_user_tables"
+            " where relid = 'commandbus.command'::regclass"
+        )
+    assert updates["all"] == 4000
+    assert updates["hot"] >= 3600
