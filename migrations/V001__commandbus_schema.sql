@@ -1685,8 +1685,9 @@ end $$;
 
 -- Operators
 --
--- Each takes exact ids, acts on those that wait in the TSQ, and says of the others why not: NOT_FOUND, or the status
--- they have, or (a retry) NO_PAYLOAD when what was sent is lost. Two operators cannot both win: the second waits for the first one's row and then finds its status changed.
+-- Each takes exact ids, acts on those that wait in the TSQ, and says of the others why not: NOT_FOUND, the status they
+-- have, or (a retry) NO_PAYLOAD when what was sent is lost. Two operators cannot both win: the second waits for the
+-- first one's row and then finds its status changed.
 
 -- commandbus._verdicts: the refusals of an operator's call.
 create function commandbus._verdicts(p_domain text, p_command_ids uuid[], p_done uuid[])
@@ -1739,8 +1740,10 @@ begin
         select c.command_id
         from commandbus.command c
         where c.command_id = any (p_command_ids) and c.domain = p_domain and c.status = 'IN_TROUBLESHOOTING_QUEUE'
-            and (p_status <> 'PENDING' or exists (
-                select from commandbus.payload_archive p where p.command_id = c.command_id and p.domain = p_domain
+            and (p_status <> 'PENDING' or (
+                select true
+                from commandbus.payload_archive p
+                where p.command_id = c.command_id and p.domain = p_domain
             ))
         order by c.command_id
         for no key update
@@ -1831,7 +1834,7 @@ begin
         into v_done, v_messages
         from unnest(v_done) as d(command_id)
         join commandbus.command c on c.command_id = d.command_id and c.domain = p_domain
-        join commandbus.payload_archive p on p.command_id = d.command_id and p.domain = p_domain;
+        left join commandbus.payload_archive p on p.command_id = d.command_id and p.domain = p_domain;
         v_msg_ids := commandbus._requeue(p_domain, v_table, v_done, v_messages);
         delete from commandbus.payload_archive p where p.command_id = any (v_done) and p.domain = p_domain;
         if p_notify then

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from commandbus import CommandBusPool
 from commandbus.migrate import migrate
+from commandbus.sync import CommandBusPool as SyncCommandBusPool
 from tests.support import Server, any_server, batch_counters_off
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +52,20 @@ def database_url(server: Server, template_database: str, request: pytest.Fixture
         yield url
         if request.node.get_closest_marker("counters_off") is None:
             assert batch_counters_off(url) == []
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[CommandBusPool]:
+    """An open pool on the test's own database."""
+    async with CommandBusPool(database_url=database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sync_pool(database_url: str) -> Iterator[SyncCommandBusPool]:
+    """The same without an event loop."""
+    with SyncCommandBusPool(database_url=database_url) as opened:
+        yield opened
 
 
 @pytest.fixture
