@@ -671,11 +671,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_queue    text := p_domain || '__commands';
-    v_sequence regclass := to_regclass('pgmq.q_' || v_queue || '_msg_id_seq');
+    v_sequence regclass := case  -- before PostgreSQL 16 to_regclass raises on what is no name
+        when p_domain ~ '^[a-z][a-z0-9_]{0,36}$' then to_regclass('pgmq.q_' || v_queue || '_msg_id_seq')
+    end;
     v_now      timestamptz := clock_timestamp();
     v_msg_id   bigint;
 begin
-    if v_sequence is null or p_domain !~ '^[a-z][a-z0-9_]{0,36}$' then
+    if v_sequence is null then
         perform commandbus._command_table(p_domain);  -- raises what is wrong
     end if;
     if p_command_id is null or p_command_type is null or p_data is null or p_max_attempts not between 1 and 1000
@@ -1366,6 +1368,7 @@ $$;
 -- Returns  one row per lease that this call did not settle: STALE, it is no longer the holder's, nothing was changed
 --          but an audit row says so; or DONE, this very lease was settled with this outcome before (a repeated call).
 -- Raises   CB005, CB007; also when msg_id and command_id do not belong together.
+--          CB003 if p_strict and a lease was not settled: then the transaction cannot commit.
 -- Locks    the queue rows, in the order given (give them by msg_id); their command rows; then batch rows, by id.
 create function commandbus.sp_settle_commands(
     p_domain      text,
@@ -1380,7 +1383,8 @@ create function commandbus.sp_settle_commands(
     p_details     jsonb[]  default null,
     p_reasons     text[]   default null,
     p_delays      float8[] default null,
-    p_notify      boolean  default true
+    p_notify      boolean  default true,
+    p_strict      boolean  default false
 )
 returns table (command_id uuid, verdict text)
 language plpgsql
@@ -1440,6 +1444,9 @@ begin
     end if;
 
     if coalesce(cardinality(v_ended), 0) < cardinality(p_command_ids) then
+        if p_strict then
+            raise exception 'a lease is no longer held: nothing was settled' using errcode = 'CB003';
+        end if;
         return query
         select r.command_id, r.verdict
         from commandbus._refuse_settle(
@@ -1833,8 +1840,9 @@ begin
                 order by d.command_id)
         into v_done, v_messages
         from unnest(v_done) as d(command_id)
-        join commandbus.command c on c.command_id = d.command_id and c.domain = p_domain
-        left join commandbus.payload_archive p on p.command_id = d.command_id and p.domain = p_domain;
+        join commandbus.command c on c.command_id = any (array[d.command_id]) and c.domain || '' = p_domain
+        left join commandbus.payload_archive p
+            on p.command_id = any (array[d.command_id]) and p.domain || '' = p_domain;
         v_msg_ids := commandbus._requeue(p_domain, v_table, v_done, v_messages);
         delete from commandbus.payload_archive p where p.command_id = any (v_done) and p.domain = p_domain;
         if p_notify then

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from commandbus._compat import AsyncCallback, acall, asleep, aspawn
@@ -473,13 +474,13 @@ class CommandBus:
     @asynccontextmanager
     async def _transaction(self, conn: AsyncConnection[Any] | None) -> AsyncIterator[AsyncConnection[Any]]:
         """Open a transaction on a connection of the pool, or a part of the caller's transaction."""
-        if conn is not None:
-            async with conn.transaction():
-                yield conn
-            return
         try:
-            async with self._pool.connection() as own, own.transaction():
-                yield own
+            if conn is None:
+                async with self._pool.connection() as own, own.transaction():
+                    yield own
+            else:
+                async with _part_of_transaction(conn):
+                    yield conn
         except PoolTimeout:
             raise PoolTimeoutError("no connection became free in time") from None
         except psycopg.Error as error:
@@ -496,6 +497,16 @@ class CommandBus:
             except (DatabaseUnavailableError, PoolTimeoutError):
                 logger.warning("batch cannot be looked at now", extra={"domain": domain, "batch_id": batch_id})
         await acall(on_complete, batch)
+
+
+@asynccontextmanager
+async def _part_of_transaction(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
+    """Let the block succeed or fail as a whole, and leave the commit to the caller."""
+    if not conn.autocommit and conn.info.transaction_status is TransactionStatus.IDLE:
+        yield  # the first statement opens the caller's transaction; transaction() would also commit it
+        return
+    async with conn.transaction():
+        yield
 
 
 def _chunked(targets: _Targets, size: int) -> list[_Chunk]:

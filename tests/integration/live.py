@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
-from commandbus import BatchCommand, CommandBus, HandlerRegistry, RetryPolicy, SendRequest, Worker
+import psycopg
+
+from commandbus import BatchCommand, CommandBus, CommandBusPool, HandlerRegistry, RetryPolicy, SendRequest, Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -37,6 +39,11 @@ async def until(condition: Callable[[], Awaitable[T]], seconds: float = 15.0) ->
 async def running(worker: Worker, **options: Any) -> AsyncIterator[asyncio.Task[None]]:
     """Let a worker run during the block; it must end in time and without an error."""
     task = asyncio.create_task(worker.run(**{"concurrency": 4, "poll_interval": 0.05, **options}))
+
+    async def has_begun() -> bool:
+        return worker.is_running or task.done()
+
+    await until(has_begun)
     try:
         yield task
     finally:
@@ -129,6 +136,21 @@ async def replies_to(pool: AsyncConnectionPool[Any], command_id: UUID) -> list[d
         pool, "select message from pgmq.q_pay__replies where message ->> 'command_id' = %s", str(command_id)
     )
     return [message for (message,) in found]
+
+
+def url_of(pool: CommandBusPool) -> str:
+    """Return where a pool connects to."""
+    return pool.settings.database_url.get_secret_value()
+
+
+def terminate(pool: CommandBusPool, condition: str = "true") -> int:
+    """End the connections to a pool's database for which *condition* on pg_stat_activity holds; return how many."""
+    with psycopg.connect(url_of(pool), autocommit=True) as connection:
+        ended = connection.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database()"
+            f" and pid <> pg_backend_pid() and backend_type = 'client backend' and {condition}".encode()
+        )
+        return len(ended.fetchall())
 
 
 async def backends(pool: AsyncConnectionPool[Any]) -> int:

@@ -84,9 +84,7 @@ def check_books(connection: Connection[Any], plan: Plan, batch: BatchMetadata) -
         Check("audit events", plan.expected_events(), dict(connection.execute(EVENTS, (DOMAIN,)).fetchall())),
         Check("commands without exactly one end", 0, _number(connection, NOT_ENDED_ONCE, (DOMAIN,))),
         Check("payments not booked exactly once", 0, _number(connection, MISBOOKED, (DOMAIN, BOOK_PAYMENT))),
-        Check(
-            "payloads kept of canceled commands", expected["CANCELED"], _number(connection, ARCHIVED, (DOMAIN,))
-        ),
+        Check("payloads kept of canceled commands", expected["CANCELED"], _number(connection, ARCHIVED, (DOMAIN,))),
         Check("replies that could not be delivered", 0, _number(connection, UNDELIVERED)),
     ]
 

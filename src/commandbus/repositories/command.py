@@ -23,6 +23,11 @@ _COLUMNS = (
     "domain, command_id, command_type, status, attempts, max_attempts, msg_id, correlation_id, reply_queue,"
     " last_error_type, last_error_code, last_error_msg, created_at, updated_at, batch_id"
 )
+_SETTLE = (
+    "select command_id, verdict from commandbus.sp_settle_commands($1::text, $2::uuid[], $3::bigint[], $4::int[],"
+    " $5::text[], $6::jsonb[], $7::text[], $8::text[], $9::text[], $10::jsonb[], $11::text[], $12::float8[],"
+    " $13::boolean, $14::boolean)"
+)
 
 
 class OutgoingCommand(NamedTuple):
@@ -191,29 +196,39 @@ class PostgresCommandRepository(Repository):
 
         Source: ``commandbus.sp_settle_commands``; one round trip.
         """
+        rows = await self._rows(_SETTLE, self._settle_parameters(domain, settled, strict=False))
+        return dict(rows)
+
+    async def settle_unfetched(self, domain: str, settled: Sequence[tuple[Lease, Settlement]]) -> None:
+        """Send a settle in the caller's pipeline, and leave it to the pipeline's end to fail if a lease is stale.
+
+        Only for a repository on a connection. Arguments as in `settle`.
+
+        Source: ``commandbus.sp_settle_commands``.
+        """
+        await self._send(_SETTLE, self._settle_parameters(domain, settled, strict=True))
+
+    def _settle_parameters(
+        self, domain: str, settled: Sequence[tuple[Lease, Settlement]], *, strict: bool
+    ) -> tuple[object, ...]:
         leases = [lease for lease, _ in settled]
         ends = [end for _, end in settled]
-        rows = await self._rows(
-            "select command_id, verdict from commandbus.sp_settle_commands($1::text, $2::uuid[], $3::bigint[],"
-            " $4::int[], $5::text[], $6::jsonb[], $7::text[], $8::text[], $9::text[], $10::jsonb[], $11::text[],"
-            " $12::float8[], $13::boolean)",
-            (
-                domain,
-                plain_array([lease.command_id for lease in leases]),
-                plain_array([lease.msg_id for lease in leases]),
-                plain_array([lease.read_ct for lease in leases]),
-                plain_array([end.outcome for end in ends]),
-                optional_array([end.result for end in ends]),
-                optional_array([end.error_type for end in ends]),
-                optional_array([end.error_code for end in ends]),
-                optional_array([end.error_msg for end in ends]),
-                optional_array([end.details for end in ends]),
-                optional_array([end.reason for end in ends]),
-                optional_array([end.delay for end in ends]),
-                self._settings.notify,
-            ),
+        return (
+            domain,
+            plain_array([lease.command_id for lease in leases]),
+            plain_array([lease.msg_id for lease in leases]),
+            plain_array([lease.read_ct for lease in leases]),
+            plain_array([end.outcome for end in ends]),
+            optional_array([end.result for end in ends]),
+            optional_array([end.error_type for end in ends]),
+            optional_array([end.error_code for end in ends]),
+            optional_array([end.error_msg for end in ends]),
+            optional_array([end.details for end in ends]),
+            optional_array([end.reason for end in ends]),
+            optional_array([end.delay for end in ends]),
+            self._settings.notify,
+            strict,
         )
-        return dict(rows)
 
     async def extend(self, domain: str, leases: Sequence[Lease], *, visibility_timeout: int) -> set[UUID]:
         """Keep leased commands from being delivered again for *visibility_timeout* seconds from now.

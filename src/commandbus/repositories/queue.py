@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from commandbus.errors import InvalidPayloadError
 from commandbus.models import PgmqMessage, QueueMetrics, Reply, ReplyOutcome
 from commandbus.payload import (
     check_count,
@@ -64,6 +65,7 @@ class PgmqClient(Repository):
 
         Raises:
             QueueNotFoundError: there is no such reply queue (CB005).
+            InvalidPayloadError: what was there is no reply; somebody put it there by hand. It is gone.
 
         Source: ``commandbus.sp_take_replies``.
         """
@@ -184,15 +186,22 @@ class PgmqClient(Repository):
 
 
 def to_reply(message: Any) -> Reply:  # noqa: ANN401  (any JSON)
-    """Return the record of a reply message."""
-    correlation_id = message.get("correlation_id")
-    return Reply(
-        UUID(message["command_id"]),
-        None if correlation_id is None else UUID(correlation_id),
-        ReplyOutcome(message["outcome"]),
-        message.get("result"),
-        message.get("error_type"),
-        message.get("error_code"),
-        message.get("error_message"),
-        message.get("details"),
-    )
+    """Return the record of a reply message.
+
+    Raises:
+        InvalidPayloadError: it is none.
+    """
+    try:
+        correlation_id = message.get("correlation_id")
+        return Reply(
+            UUID(message["command_id"]),
+            None if correlation_id is None else UUID(correlation_id),
+            ReplyOutcome(message["outcome"]),
+            message.get("result"),
+            message.get("error_type"),
+            message.get("error_code"),
+            message.get("error_message"),
+            message.get("details"),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InvalidPayloadError("a message in the reply queue is no reply") from None

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import Connection
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from commandbus._compat import Callback, call, sleep, spawn
@@ -472,13 +473,13 @@ class CommandBus:
     @contextmanager
     def _transaction(self, conn: Connection[Any] | None) -> Iterator[Connection[Any]]:
         """Open a transaction on a connection of the pool, or a part of the caller's transaction."""
-        if conn is not None:
-            with conn.transaction():
-                yield conn
-            return
         try:
-            with self._pool.connection() as own, own.transaction():
-                yield own
+            if conn is None:
+                with self._pool.connection() as own, own.transaction():
+                    yield own
+            else:
+                with _part_of_transaction(conn):
+                    yield conn
         except PoolTimeout:
             raise PoolTimeoutError("no connection became free in time") from None
         except psycopg.Error as error:
@@ -495,6 +496,16 @@ class CommandBus:
             except (DatabaseUnavailableError, PoolTimeoutError):
                 logger.warning("batch cannot be looked at now", extra={"domain": domain, "batch_id": batch_id})
         call(on_complete, batch)
+
+
+@contextmanager
+def _part_of_transaction(conn: Connection[Any]) -> Iterator[None]:
+    """Let the block succeed or fail as a whole, and leave the commit to the caller."""
+    if not conn.autocommit and conn.info.transaction_status is TransactionStatus.IDLE:
+        yield  # the first statement opens the caller's transaction; transaction() would also commit it
+        return
+    with conn.transaction():
+        yield
 
 
 def _chunked(targets: _Targets, size: int) -> list[_Chunk]:

@@ -4,12 +4,14 @@ import logging
 from concurrent.futures import Executor
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from commandbus.errors import HandlerNotFoundError
+from commandbus.errors import HandlerNotFoundError, StaleLeaseError
 from commandbus.handlers import HandlerRegistry, Registration
 from commandbus.repositories import PostgresCommandRepository
+from commandbus.repositories._base import translate
 from commandbus.retry import Outcome, RetryPolicy, Settlement, settle_error, settle_success
 from commandbus.worker.received import ReceivedCommand
 
@@ -81,10 +83,9 @@ class Runner:
     async def _run_in_transaction(self, registration: Registration, received: ReceivedCommand) -> Settlement | None:
         """Run a handler whose writes commit with its completion, or not at all."""
         try:
-            async with self._pool.connection() as connection, connection.transaction():
+            async with self._pool.connection() as connection:
                 received.context.transaction = connection
-                result = await registration.run(received.command, received.context)
-                await self._complete_on(connection, received, result)
+                await self._run_on(connection, registration, received)
         except _RolledBackError as stop:
             return stop.settlement
         except PoolTimeout:
@@ -96,14 +97,35 @@ class Runner:
             received.context.transaction = None
         return None
 
-    async def _complete_on(self, connection: AsyncConnection[Any], received: ReceivedCommand, result: object) -> None:
-        """Settle within the handler's transaction, or end that transaction."""
+    async def _run_on(
+        self, connection: AsyncConnection[Any], registration: Registration, received: ReceivedCommand
+    ) -> None:
+        """Run the handler, settle and commit, or raise; the pool rolls back what was not committed.
+
+        The settle and the COMMIT travel together: a batch row that the settle locks is free again one round trip
+        earlier, which is what commands of one batch wait for.
+        """
+        transaction = connection.transaction()
+        await transaction.__aenter__()
+        try:
+            result = await registration.run(received.command, received.context)
+        except BaseException as error:
+            await transaction.__aexit__(type(error), error, error.__traceback__)
+            raise
         settlement = settle_success(result, max_bytes=self._max_result_bytes)
         if settlement.outcome is not Outcome.COMPLETED:
-            raise _RolledBackError(settlement)
+            stop = _RolledBackError(settlement)
+            await transaction.__aexit__(_RolledBackError, stop, None)
+            raise stop
         received.is_settling = True
-        refused = await self._commands.on(connection).settle(received.command.domain, [(received.lease, settlement)])
-        if refused:
-            # The audit row of the refusal goes with the transaction. Giving the lease back, which is refused as
-            # well, writes it.
-            raise _RolledBackError(RELEASE)
+        try:
+            async with connection.pipeline():
+                await self._commands.on(connection).settle_unfetched(
+                    received.command.domain, [(received.lease, settlement)]
+                )
+                await transaction.__aexit__(None, None, None)
+        except psycopg.Error as error:
+            if isinstance(translate(error), StaleLeaseError):
+                # Nothing is left to say so in the audit. Giving the lease back, which is refused as well, does.
+                raise _RolledBackError(RELEASE) from None
+            raise

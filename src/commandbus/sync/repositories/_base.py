@@ -17,6 +17,7 @@ from commandbus.settings import CommandBusSettings
 # Two transactions got into each other's way; nothing was done, and the same call will work.
 _COLLISIONS = frozenset({"40001", "40P01"})
 _MOST_TRIES = 5
+_CURSOR = "_commandbus_cursor"
 
 Row = tuple[Any, ...]
 Source = ConnectionPool[Any] | Connection[Any]
@@ -59,7 +60,8 @@ class Repository:
         """
         if isinstance(self._source, Connection):
             try:
-                return _execute(self._source, sql, parameters)
+                cursor = RawCursor(self._source, row_factory=tuple_row)
+                return _execute(cursor, sql, parameters)
             except psycopg.Error as error:
                 failure = translate(error)
             raise failure
@@ -68,7 +70,7 @@ class Repository:
             tries += 1
             try:
                 with self._source.connection() as connection:
-                    return _execute(connection, sql, parameters)
+                    return _execute(_cursor_of_pooled(connection), sql, parameters)
             except PoolTimeout:
                 raise PoolTimeoutError("no connection became free in time") from None
             except psycopg.Error as error:
@@ -82,16 +84,32 @@ class Repository:
             else:
                 raise failure
 
+    def _send(self, sql: str, parameters: Sequence[object]) -> None:
+        """Send one call in the pipeline of the caller's connection; its errors come at the pipeline's end."""
+        assert isinstance(self._source, Connection)  # noqa: S101  (a pool has no pipeline)
+        RawCursor(self._source).execute(sql.encode(), parameters)
+
     def _value(self, sql: str, parameters: Sequence[object] = (), *, repeatable: bool = True) -> Any:  # noqa: ANN401
         """Return the only value of one call; as `_rows` otherwise."""
         rows = self._rows(sql, parameters, repeatable=repeatable)
         return rows[0][0]
 
 
-def _execute(connection: Connection[Any], sql: str, parameters: Sequence[object]) -> list[Row]:
-    cursor = RawCursor(connection, row_factory=tuple_row)  # takes $1 as it is, and a sixth less time
+def _execute(cursor: RawCursor[Row], sql: str, parameters: Sequence[object]) -> list[Row]:
     cursor.execute(sql.encode(), parameters)
     return cursor.fetchall()
+
+
+def _cursor_of_pooled(connection: Connection[Any]) -> RawCursor[Row]:
+    """Return the cursor that all calls on a pool's connection share, one after the other.
+
+    A new one for each call would cost a tenth of a send.
+    """
+    cursor: RawCursor[Row] | None = getattr(connection, _CURSOR, None)
+    if cursor is None:
+        cursor = RawCursor(connection, row_factory=tuple_row)
+        setattr(connection, _CURSOR, cursor)
+    return cursor
 
 
 def settings_of(source: object) -> CommandBusSettings:

@@ -52,5 +52,6 @@ def _to_event(row: Row) -> AuditEvent:
         facts["msg_id"] = msg_id
     if attempt is not None:
         facts["attempt"] = attempt
-    facts.update(decode_leniently(text) or {})
+    found = decode_leniently(text)
+    facts.update(found if isinstance(found, dict) else {} if found is None else {"details": found})
     return AuditEvent(audit_id, domain, command_id, event_type, timestamp, facts)

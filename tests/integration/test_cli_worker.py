@@ -1,0 +1,190 @@
+"""`commandbus worker` as processes with real signals: clean stops, replaced children, handlers that do not end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from commandbus import CommandBus, CommandBusPool, SendRequest
+from tests.cli_process import Cli, wait_for
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+DOMAIN = "payments"
+HANDLERS = """
+import asyncio, time
+from commandbus import HandlerRegistry
+
+registry = HandlerRegistry()
+
+@registry.handler("payments", "Work")
+async def work(command, context):
+    await asyncio.sleep(0.01)
+    return command.data
+
+@registry.handler("payments", "Hang")
+def hang(command, context):
+    time.sleep(60)
+
+@registry.handler("payments", "Block")
+async def block(command, context):
+    time.sleep(60)
+
+def make():
+    return registry
+
+nothing = 5
+"""
+ENDS = """
+    select c.status, count(a.audit_id) from commandbus.command c
+    left join commandbus.audit a on a.command_id = c.command_id and a.event_type = 'COMPLETED'
+    group by c.command_id, c.status
+"""
+
+
+@pytest.fixture
+def cli(tmp_path: Path, database_url: str) -> Cli:
+    """The command line in a directory with handlers."""
+    (tmp_path / "shop.py").write_text(HANDLERS)
+    return Cli(tmp_path, database_url)
+
+
+def send(url: str, count: int, command_type: str = "Work") -> list[UUID]:
+    """Send commands."""
+
+    async def run() -> list[UUID]:
+        async with CommandBusPool(database_url=url) as pool:
+            bus = CommandBus(pool)
+            await bus.create_domain(DOMAIN)
+            requests = [SendRequest(DOMAIN, command_type, uuid4(), {"n": n}) for n in range(count)]
+            return [result.command_id for result in (await bus.send_batch(requests)).results]
+
+    return asyncio.run(run())
+
+
+def ask(url: str, query: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def count(url: str, status: str) -> int:
+    """Return how many commands have a status."""
+    return int(ask(url, f"select count(*) from commandbus.command where status = '{status}'")[0][0])
+
+
+def arguments(*more: object, target: str = "shop:registry") -> tuple[object, ...]:
+    """Return a worker's command line."""
+    return ("worker", target, "--domain", DOMAIN, "--log-format", "json", *more)
+
+
+def started(cli: Cli) -> set[int]:
+    """Return the processes that have begun to work."""
+    return {line["pid"] for line in cli.log() if line["message"] == "worker started"}
+
+
+def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> tuple[int, float]:
+    """Send a signal; return exit code and seconds until the process ended."""
+    began = time.monotonic()
+    process.send_signal(number)
+    return process.wait(30), time.monotonic() - began
+
+
+@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_worker_stopped_under_load_loses_nothing(cli: Cli, processes: int, number: int) -> None:
+    url = str(cli.url)
+    send(url, 1_500)
+    options = ("--concurrency", 20, "--processes", processes, "--grace", 5)
+    with cli.started(*arguments(*options, target="shop:make")) as process:
+        wait_for(lambda: count(url, "COMPLETED") >= 100)
+        code, seconds = stop(process, number)
+    assert code == 0
+    assert seconds < 5
+    pending = count(url, "PENDING")
+    assert pending > 0
+    assert {status for status, _ in ask(url, ENDS)} == {"COMPLETED", "PENDING"}
+    assert ask(url, f"select count(*) from pgmq.q_{DOMAIN}__commands where vt <= now()") == [(pending,)]
+    with cli.started(*arguments("--concurrency", 100)) as process:
+        wait_for(lambda: count(url, "COMPLETED") == 1_500)
+        assert stop(process)[0] == 0
+    assert set(ask(url, ENDS)) == {("COMPLETED", 1)}
+
+
+def test_a_process_that_dies_is_replaced_and_reported(cli: Cli) -> None:
+    url = str(cli.url)
+    with cli.started(*arguments("--processes", 2, "--visibility-timeout", 2, "--no-notify")) as process:
+        wait_for(lambda: len(started(cli)) == 2)
+        victim = min(started(cli))
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: len(started(cli)) == 3)
+        ids = send(url, 50)
+        wait_for(lambda: count(url, "COMPLETED") == len(ids))
+        assert stop(process)[0] == 0
+    (report,) = [line for line in cli.log() if line["message"].startswith("worker process ended unexpectedly")]
+    assert (report["child"], report["exit_code"]) == (victim, -signal.SIGKILL)
+
+
+def test_children_stop_when_their_parent_is_killed(cli: Cli) -> None:
+    with cli.started(*arguments("--processes", 2)) as process:
+        wait_for(lambda: len(started(cli)) == 2)
+        process.kill()
+        process.wait(10)
+        wait_for(lambda: sum(line["message"] == "worker stopped" for line in cli.log()) == 2)
+
+
+def test_threads_that_do_not_end_are_left_behind(cli: Cli) -> None:
+    url = str(cli.url)
+    send(url, 1, "Hang")
+    with cli.started(*arguments("--grace", 0.5)) as process:
+        wait_for(lambda: count(url, "IN_PROGRESS") == 1)
+        code, seconds = stop(process)
+    assert code == 3
+    assert seconds < 5.5
+    assert cli.log()[-1]["message"] == "handlers did not end in time, leaving them behind"
+    assert ask(url, "select last_error_code from commandbus.command") == [("WORKER_STOPPED",)]
+
+
+def test_a_second_signal_ends_even_a_blocked_process_at_once(cli: Cli) -> None:
+    url = str(cli.url)
+    send(url, 1, "Block")
+    with cli.started(*arguments()) as process:
+        wait_for(lambda: count(url, "IN_PROGRESS") == 1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)  # two equal signals in the same instant are one
+        code, seconds = stop(process)
+    assert code == 128 + signal.SIGTERM
+    assert seconds < 2
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "said"),
+    [
+        ("nowhere:registry", ("--processes", 2), 'there is no module "nowhere"'),
+        ("shop:absent", (), 'module "shop" has no "absent"'),
+        ("shop:nothing", (), "no HandlerRegistry"),
+        ("shop", (), "must be MODULE:NAME"),
+        ("shop:registry", ("--domain", "orders"), 'no handler for "orders"'),
+        ("shop:registry", ("--retry-delays", "soon"), "retry_delays: "),
+        ("shop:registry", ("--concurrency", 0), "concurrency: "),
+    ],
+)
+def test_a_worker_that_cannot_work_does_not_start(
+    cli: Cli, target: str, options: tuple[object, ...], said: str
+) -> None:
+    assert said in cli.refusal(*arguments("--log-level", "error", *options, target=target), code=2)
+
+
+def test_a_worker_without_a_database_says_so_and_ends(cli: Cli) -> None:
+    cli.url = "postgresql://app:sesam-open@127.0.0.1:1/app"
+    said = cli.refusal(*arguments("--processes", 2), code=1)
+    assert "cannot be reached" in said
+    assert "sesam" not in said
