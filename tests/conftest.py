@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from commandbus import CommandBusPool
+from commandbus import CommandBus, CommandBusPool
 from commandbus.migrate import migrate
 from commandbus.sync import CommandBusPool as SyncCommandBusPool
 from tests.support import Server, any_server, batch_counters_off
@@ -59,6 +59,14 @@ async def pool(database_url: str) -> AsyncIterator[CommandBusPool]:
     """An open pool on the test's own database."""
     async with CommandBusPool(database_url=database_url) as opened:
         yield opened
+
+
+@pytest.fixture
+async def bus(pool: CommandBusPool) -> CommandBus:
+    """A bus on that pool, its domain "pay" made."""
+    made = CommandBus(pool)
+    await made.create_domain("pay")
+    return made
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def _describe(error: BaseException) -> tuple[str, str, str | None]:
             code, message = error.code, str(error)
         case ValidationError():
             code, message = type(error).__name__, describe_validation_error(error)
-        case _ if hasattr(error, "sqlstate") and hasattr(error, "diag"):
+        case _ if hasattr(error, "sqlstate") and hasattr(error, "diag") and hasattr(error.diag, "message_primary"):
             # The whole text of a database error can quote the row or the JSON that it is about.
             primary = error.diag.message_primary or "no message from the server"
             code, message = type(error).__name__, f"{error.sqlstate or 'no SQLSTATE'}: {primary}"

@@ -26,6 +26,21 @@ TERMINAL_EVENTS = ("COMPLETED", "BUSINESS_RULE_FAILED", "OPERATOR_CANCEL", "OPER
 AT_ONCE = RetryPolicy(backoff_schedule=[0], jitter=0)
 
 
+class Gate:
+    """A handler that says that it began and waits until it may end."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.runs = 0
+
+    async def __call__(self, _: Command, __: HandlerContext) -> str:
+        self.runs += 1
+        self.began.set()
+        await self.may_end.wait()
+        return "done"
+
+
 async def until(condition: Callable[[], Awaitable[T]], seconds: float = 15.0) -> T:
     """Return the first result of *condition* that is true; fail when there is none in time."""
     deadline = time.monotonic() + seconds
@@ -128,6 +143,28 @@ async def park(bus: CommandBus, pool: AsyncConnectionPool[Any], count: int = 1, 
     for received in await worker.receive(batch_size=count):
         await worker.fail_permanent(received, ValueError("cannot work"))
     return command_ids
+
+
+def raises(error: BaseException) -> Any:
+    """Return a handler that raises."""
+
+    async def fail(_: Command, __: HandlerContext) -> None:
+        raise error
+
+    return fail
+
+
+async def last_error(bus: CommandBus, command_id: UUID) -> tuple[str | None, str | None, str | None, int]:
+    """Return type, code and text of a command's last error, and its attempts."""
+    command = await bus.get_command(DOMAIN, command_id)
+    assert command is not None
+    return command.last_error_type, command.last_error_code, command.last_error_msg, command.attempts
+
+
+async def reason_of(bus: CommandBus, command_id: UUID) -> str:
+    """Return why a command waits for an operator."""
+    trail = await bus.get_audit_trail(command_id)
+    return str(next(event.details["reason"] for event in trail[::-1] if event.event_type == "MOVED_TO_TSQ"))
 
 
 async def replies_to(pool: AsyncConnectionPool[Any], command_id: UUID) -> list[dict[str, Any]]:

@@ -45,14 +45,6 @@ if TYPE_CHECKING:
     from commandbus import HandlerRegistry
 
 
-@pytest.fixture
-async def bus(pool: CommandBusPool) -> CommandBus:
-    """A bus whose domain is made."""
-    made = CommandBus(pool)
-    await made.create_domain(DOMAIN)
-    return made
-
-
 def by_data() -> HandlerRegistry:
     """Return handlers that complete, refuse or break as the command says."""
 

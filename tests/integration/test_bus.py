@@ -65,14 +65,6 @@ class Charge(BaseModel):
     amount: int
 
 
-@pytest.fixture
-async def bus(pool: CommandBusPool) -> CommandBus:
-    """A bus whose domain is made."""
-    made = CommandBus(pool)
-    await made.create_domain(DOMAIN)
-    return made
-
-
 @pytest.fixture(params=["ours", "plain", "autocommit", "dict rows", "plain pool"])
 async def caller(request: pytest.FixtureRequest, pool: CommandBusPool, database_url: str) -> AsyncIterator[Caller]:
     """A connection of every kind that callers have, with a transaction open."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -12,7 +13,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from commandbus import CommandBus, CommandBusPool, SendRequest
+from commandbus import CommandBus, CommandBusPool, InvalidArgumentError, SendRequest
+from commandbus.cli.load import load_registry
 from tests.cli_process import Cli, wait_for
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> tupl
 @pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
 def test_a_worker_stopped_under_load_loses_nothing(cli: Cli, processes: int, number: int) -> None:
     url = str(cli.url)
-    send(url, 1_500)
+    send(url, 800)
     options = ("--concurrency", 20, "--processes", processes, "--grace", 5)
     with cli.started(*arguments(*options, target="shop:make")) as process:
         wait_for(lambda: count(url, "COMPLETED") >= 100)
@@ -114,7 +116,7 @@ def test_a_worker_stopped_under_load_loses_nothing(cli: Cli, processes: int, num
     assert {status for status, _ in ask(url, ENDS)} == {"COMPLETED", "PENDING"}
     assert ask(url, f"select count(*) from pgmq.q_{DOMAIN}__commands where vt <= now()") == [(pending,)]
     with cli.started(*arguments("--concurrency", 100)) as process:
-        wait_for(lambda: count(url, "COMPLETED") == 1_500)
+        wait_for(lambda: count(url, "COMPLETED") == 800)
         assert stop(process)[0] == 0
     assert set(ask(url, ENDS)) == {("COMPLETED", 1)}
 
@@ -166,13 +168,29 @@ def test_a_second_signal_ends_even_a_blocked_process_at_once(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "domain", "said"),
+    [
+        ("shop:absent", DOMAIN, 'module "shop" has no "absent"'),
+        ("shop:nothing", DOMAIN, "no HandlerRegistry"),
+        ("shop", DOMAIN, "must be MODULE:NAME"),
+        ("shop:make", "orders", 'no handler for "orders"'),
+    ],
+)
+def test_what_is_no_registry_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, domain: str, said: str
+) -> None:
+    (tmp_path / "shop.py").write_text(HANDLERS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    with pytest.raises(InvalidArgumentError, match=said):
+        load_registry(target, domain)
+
+
+@pytest.mark.parametrize(
     ("target", "options", "said"),
     [
         ("nowhere:registry", ("--processes", 2), 'there is no module "nowhere"'),
-        ("shop:absent", (), 'module "shop" has no "absent"'),
-        ("shop:nothing", (), "no HandlerRegistry"),
-        ("shop", (), "must be MODULE:NAME"),
-        ("shop:registry", ("--domain", "orders"), 'no handler for "orders"'),
         ("shop:registry", ("--retry-delays", "soon"), "retry_delays: "),
         ("shop:registry", ("--concurrency", 0), "concurrency: "),
     ],

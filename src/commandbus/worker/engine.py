@@ -198,7 +198,7 @@ class Engine:
             log_fault(self._options.domain, delivery)
             return
         received = to_received(self._options.domain, delivery)
-        received.context.extender = partial(extend_lease, self._commands, received)
+        received.context.extender = partial(extend_lease, self._commands, received, self._options.visibility_timeout)
         if self._stopping:
             self._settler.add(received, RELEASE)
             return
@@ -251,8 +251,8 @@ class Engine:
             self._running.add(received)
             try:
                 settlement = await self._runner.run(received)
-            except asyncio.CancelledError:
-                self._settler.add(received, self._interrupted(received))
+            except asyncio.CancelledError as error:
+                self._settler.add(received, self._interrupted(received, error if task.cancelling() == 0 else None))
                 break
             finally:
                 received.task = None
@@ -263,12 +263,12 @@ class Engine:
         self._slots.discard(task)
         self._wake_slot()
 
-    def _interrupted(self, received: ReceivedCommand) -> Settlement:
-        """Return the end of an attempt whose handler was cancelled."""
+    def _interrupted(self, received: ReceivedCommand, own: asyncio.CancelledError | None) -> Settlement:
+        """Return the end of an attempt whose handler was cancelled, or raised that error of its own."""
         if received.is_lost:
             return RELEASE  # will be refused, and the audit says so
         return settle_error(
-            TransientCommandError("WORKER_STOPPED", "the worker stopped before the handler ended"),
+            own or TransientCommandError("WORKER_STOPPED", "the worker stopped before the handler ended"),
             attempt=received.context.attempt,
             max_attempts=received.context.max_attempts,
             policy=self._options.policy,

@@ -80,8 +80,10 @@ class LeaseKeeper:
         )
 
 
-async def extend_lease(commands: PostgresCommandRepository, received: ReceivedCommand, seconds: float) -> None:
-    """Keep one command leased for *seconds* from now.
+async def extend_lease(
+    commands: PostgresCommandRepository, received: ReceivedCommand, visibility_timeout: int, seconds: float
+) -> None:
+    """Keep one command leased for *seconds* from now, though the usual time is *visibility_timeout*.
 
     Raises:
         StaleLeaseError: the lease is somebody else's now.
@@ -90,7 +92,8 @@ async def extend_lease(commands: PostgresCommandRepository, received: ReceivedCo
     lost = await commands.extend(received.command.domain, [received.lease], visibility_timeout=math.ceil(seconds))
     if lost:
         raise StaleLeaseError(f"the lease of command {received.command.command_id} is no longer held")
-    received.renewed_at = asked_at
+    # As if renewed for the usual time so late that it ends as asked: the keeper must not cut it short.
+    received.renewed_at = asked_at + max(0.0, seconds - visibility_timeout)
 
 
 def _by_message(received: ReceivedCommand) -> int:

@@ -24,7 +24,7 @@ class ReceivedCommand:
         context: what a handler is given besides.
         lease: names this delivery to the database.
         problem: the error of undecodable data, or None.
-        renewed_at: when the lease was last known to hold, by the monotonic clock.
+        renewed_at: when the lease last began to hold for its usual time, by the monotonic clock.
         task: what runs its handler, or None.
         is_settling: whether its end is on the way to the database.
         is_lost: whether the lease was found to be somebody else's.

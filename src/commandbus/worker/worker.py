@@ -24,6 +24,7 @@ from commandbus.repositories import PgmqClient, PostgresCommandRepository
 from commandbus.repositories._base import settings_of
 from commandbus.retry import RetryPolicy, Settlement, settle_error, settle_result
 from commandbus.worker.engine import Engine, RunOptions
+from commandbus.worker.leases import extend_lease
 from commandbus.worker.received import ReceivedCommand, log_fault, to_received
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class Worker:
         self._commands = PostgresCommandRepository(pool)
         self._engine: Engine | None = None
         self._finished = asyncio.Event()
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None  # what executes run()
+        self._is_stop_asked = False
 
     @property
     def domain(self) -> str:
@@ -121,6 +123,7 @@ class Worker:
                 log_fault(self._domain, delivery)
                 continue
             one = to_received(self._domain, delivery)
+            one.context.extender = partial(extend_lease, self._commands, one, self._visibility_timeout)
             if one.problem is None:
                 received.append(one)
             else:
@@ -197,7 +200,7 @@ class Worker:
         """
         check_count(concurrency, "concurrency", 1, MAX_CONCURRENCY)
         check_timeout(poll_interval, "poll_interval", 0.01, _MAX_POLL_INTERVAL)
-        if self._engine is not None:
+        if self._task is not None:
             raise InvalidOperationError("the worker runs already")
         options = RunOptions(
             domain=self._domain,
@@ -210,10 +213,13 @@ class Worker:
         )
         own = self._own_pool()
         self._finished.clear()
+        self._is_stop_asked = False
         self._task = asyncio.current_task()
         try:
             await _open(own)
             await PgmqClient(own, self._settings).create_domain(self._domain)
+            if self._is_stop_asked:
+                return
             commands = PostgresCommandRepository(own, self._settings)
             self._engine = Engine(options, self._registry, commands, self._pool)
             facts = {"domain": self._domain, "concurrency": concurrency}
@@ -222,6 +228,7 @@ class Worker:
             logger.info("worker stopped", extra=facts)
         finally:
             self._engine = None
+            self._task = None
             self._finished.set()
             await own.close()
 
@@ -232,14 +239,16 @@ class Worker:
             timeout: seconds to let handlers finish; those that have not are cancelled, and their commands
                 retried. None lets them take the time they need.
         """
-        engine = self._engine
-        if engine is None:
+        if self._task is None:
             return
-        engine.stop()
+        self._is_stop_asked = True
+        if self._engine is not None:
+            self._engine.stop()
         if await self._is_finished_within(timeout):
             return
-        logger.warning("handlers did not end in time, cancelling them", extra={"in_flight": engine.in_flight})
-        engine.cancel()
+        logger.warning("handlers did not end in time, cancelling them", extra={"in_flight": self.in_flight_count})
+        if self._engine is not None:
+            self._engine.cancel()
         if not await self._is_finished_within(_LAST_CALLS) and self._task is not None:
             self._task.cancel()
 

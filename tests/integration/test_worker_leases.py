@@ -1,0 +1,246 @@
+"""A worker's leases: kept while handlers run, given back at the end, and fenced when somebody else has them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from commandbus import (
+    BusinessRuleException,
+    Command,
+    CommandBus,
+    CommandBusPool,
+    CommandStatus,
+    HandlerContext,
+    InvalidOperationError,
+    StaleLeaseError,
+    Worker,
+)
+from tests.integration.live import (
+    AT_ONCE,
+    DOMAIN,
+    QUEUE,
+    REPLIES,
+    Gate,
+    events,
+    last_error,
+    make_worker,
+    reached,
+    registry_of,
+    replies_to,
+    rows,
+    running,
+    send,
+    send_many,
+    until,
+    value,
+)
+
+IN_TSQ = CommandStatus.IN_TROUBLESHOOTING_QUEUE
+
+
+async def test_leases_are_extended_while_a_handler_runs(bus: CommandBus, pool: CommandBusPool) -> None:
+    runs: list[int] = []
+
+    async def slow(_: Command, context: HandlerContext) -> None:
+        runs.append(context.attempt)
+        await asyncio.sleep(3)
+
+    def slow_thread(_: Command, context: HandlerContext) -> None:
+        runs.append(context.attempt)
+        time.sleep(3)
+
+    ids = [await send(bus, "slow"), await send(bus, "thread")]
+    registry = registry_of(slow=slow, thread=slow_thread)
+    # A second worker would take what the first one lost.
+    first, second = (make_worker(pool, registry, visibility_timeout=1) for _ in range(2))
+    async with running(first, concurrency=2), running(second, concurrency=2):
+        await reached(bus, ids)
+    assert runs == [1, 1]
+    for command_id in ids:
+        assert await events(bus, command_id) == ["SENT", "RECEIVED", "COMPLETED"]
+
+
+async def test_a_handlers_own_extension_is_not_cut_short(bus: CommandBus, pool: CommandBusPool) -> None:
+    gate = Gate()
+
+    async def charge(command: Command, context: HandlerContext) -> None:
+        await context.extend_visibility(100)
+        await gate(command, context)
+
+    command_id = await send(bus)
+    async with running(make_worker(pool, registry_of(charge=charge), visibility_timeout=1)):
+        await gate.began.wait()
+        await asyncio.sleep(0.8)  # two turns of what keeps leases
+        left = await value(pool, f"select extract(epoch from vt - clock_timestamp()) from pgmq.q_{QUEUE}")
+        gate.may_end.set()
+        await reached(bus, command_id)
+    assert left > 90
+
+
+async def test_a_handler_whose_lease_is_lost_is_stopped_and_cannot_extend_it(
+    bus: CommandBus, pool: CommandBusPool
+) -> None:
+    gate, refused = Gate(), asyncio.Event()
+
+    async def charge(command: Command, context: HandlerContext) -> None:
+        if context.attempt > 1:
+            return
+        try:
+            await gate(command, context)
+        except asyncio.CancelledError:
+            with pytest.raises(StaleLeaseError):
+                await context.extend_visibility(5)
+            refused.set()
+            raise
+
+    command_id = await send(bus)
+    async with running(make_worker(pool, registry_of(charge=charge), visibility_timeout=1), poll_interval=60):
+        await gate.began.wait()
+        await rows(pool, f"update pgmq.q_{QUEUE} set vt = clock_timestamp() - interval '1 second'")
+        (other,) = await Worker(pool, DOMAIN).receive()
+        await asyncio.wait_for(refused.wait(), 10)
+
+        async def is_refused() -> bool:
+            return "STALE_SETTLE" in await events(bus, command_id)
+
+        await until(is_refused)
+        await Worker(pool, DOMAIN).complete(other)
+    assert await events(bus, command_id) == ["SENT", "RECEIVED", "RECEIVED", "STALE_SETTLE", "COMPLETED"]
+
+
+async def test_stop_waits_for_handlers_and_gives_back_what_has_not_begun(bus: CommandBus, pool: CommandBusPool) -> None:
+    gate = Gate()
+    ids = await send_many(bus, 5)
+    worker = make_worker(pool, registry_of(charge=gate))
+    async with running(worker, concurrency=2):
+        await gate.began.wait()
+        stopping = asyncio.create_task(worker.stop())
+        await asyncio.sleep(0.2)
+        assert not stopping.done()
+        assert worker.is_running
+        assert worker.in_flight_count == 2
+        gate.may_end.set()
+        await asyncio.wait_for(stopping, 5)
+    assert not worker.is_running
+    assert gate.runs == 2
+    states = [await last_error(bus, command_id) for command_id in ids]
+    assert [attempts for *_, attempts in states] == [1, 1, 0, 0, 0]
+    visible = await value(pool, f"select count(*) from pgmq.q_{QUEUE} where vt <= clock_timestamp()")
+    assert visible == 3
+
+
+async def test_stop_with_a_timeout_cancels_handlers_and_their_commands_are_retried(
+    bus: CommandBus, pool: CommandBusPool
+) -> None:
+    gate = Gate()
+    command_id = await send(bus)
+    worker = make_worker(pool, registry_of(charge=gate))
+    async with running(worker) as run:
+        await gate.began.wait()
+        await worker.stop(timeout=0.1)
+        assert run.done() or not worker.is_running
+    assert await events(bus, command_id) == ["SENT", "RECEIVED", "FAILED", "RETRY_SCHEDULED"]
+    assert (await last_error(bus, command_id))[1] == "WORKER_STOPPED"
+    gate.may_end.set()
+    async with running(make_worker(pool, registry_of(charge=gate))):
+        await reached(bus, command_id)
+
+
+async def test_a_stop_while_the_worker_starts_is_heard(bus: CommandBus, pool: CommandBusPool) -> None:
+    command_id = await send(bus)
+    worker = make_worker(pool, registry_of(charge=lambda *_: None))
+    run = asyncio.create_task(worker.run())
+    await asyncio.sleep(0)
+    with pytest.raises(InvalidOperationError, match="runs already"):
+        await worker.run()
+    await worker.stop()
+    await asyncio.wait_for(run, 5)
+    assert (await last_error(bus, command_id))[3] == 0
+    async with running(worker):  # and it can run again
+        await reached(bus, command_id)
+
+
+async def test_a_cancelled_run_leaves_nothing_behind(bus: CommandBus, pool: CommandBusPool) -> None:
+    gate = Gate()
+    plain = registry_of(charge=gate, thread=lambda *_: None)
+    threads, tasks = threading.active_count(), len(asyncio.all_tasks())
+    sessions = "select count(*) from pg_stat_activity where datname = current_database()"
+    before = await value(pool, sessions)
+    worker = make_worker(pool, plain)
+    ids = [await send(bus), await send(bus, "thread")]
+    run = asyncio.create_task(worker.run(concurrency=2))
+    await gate.began.wait()
+    await reached(bus, ids[1])
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert not worker.is_running
+    assert len(asyncio.all_tasks()) == tasks
+
+    async def is_clean() -> bool:
+        return threading.active_count() == threads and await value(pool, sessions) == before
+
+    await until(is_clean)
+    assert await events(bus, ids[0]) == ["SENT", "RECEIVED", "FAILED", "RETRY_SCHEDULED"]
+
+
+async def test_commands_taken_by_hand_end_as_the_caller_says(bus: CommandBus, pool: CommandBusPool) -> None:
+    ids = await send_many(bus, 6, reply_to=REPLIES)
+    worker = Worker(pool, DOMAIN, retry_policy=AT_ONCE)
+    received = await worker.receive(batch_size=10)
+    assert [one.command.command_id for one in received] == ids
+    assert [one.metadata.status for one in received] == [CommandStatus.IN_PROGRESS] * 6
+    assert await worker.receive() == []
+    await worker.complete(received[0], {"by": "hand"})
+    await worker.fail(received[1], BusinessRuleException("LATER", "it may work later"))
+    await worker.fail(received[2], ValueError("never"), is_transient=False)
+    await worker.fail_permanent(received[3], ValueError("never"))
+    await worker.fail_business_rule(received[4], ValueError("not allowed"))
+    found = [await bus.get_command(DOMAIN, command_id) for command_id in ids]
+    assert [(c.status, c.last_error_type, c.last_error_code) for c in found if c is not None] == [
+        ("COMPLETED", None, None),
+        ("PENDING", "TRANSIENT", "LATER"),
+        (IN_TSQ, "PERMANENT", "ValueError"),
+        (IN_TSQ, "PERMANENT", "ValueError"),
+        ("FAILED", "BUSINESS_RULE", "ValueError"),
+        ("IN_PROGRESS", None, None),
+    ]
+    for late in (worker.fail_permanent, worker.fail_business_rule, worker.fail):
+        with pytest.raises(StaleLeaseError, match=str(ids[0])):
+            await late(received[0], ValueError("too late"))
+    await worker.complete(received[0], {"by": "hand"})  # said twice
+    assert len(await replies_to(pool, ids[0])) == 1
+
+
+async def test_a_lease_that_ran_out_by_hand_is_stale_once_somebody_else_has_it(
+    bus: CommandBus, pool: CommandBusPool
+) -> None:
+    command_id = await send(bus)
+    worker = Worker(pool, DOMAIN)
+    (first,) = await worker.receive(visibility_timeout=1)
+
+    async def again() -> list[Any]:
+        return await worker.receive()
+
+    (second,) = await until(again)
+    assert second.context.attempt == 2
+    with pytest.raises(StaleLeaseError):
+        await worker.complete(first)
+    await worker.complete(second)
+    assert await events(bus, command_id) == ["SENT", "RECEIVED", "RECEIVED", "STALE_SETTLE", "COMPLETED"]
+
+
+async def test_a_command_taken_by_hand_can_be_kept(bus: CommandBus, pool: CommandBusPool) -> None:
+    await send(bus)
+    worker = Worker(pool, DOMAIN)
+    (received,) = await worker.receive(visibility_timeout=1)
+    await received.context.extend_visibility(100)
+    assert await value(pool, f"select vt > clock_timestamp() + interval '90 s' from pgmq.q_{QUEUE}")
+    await worker.complete(received)
+    with pytest.raises(StaleLeaseError):
+        await received.context.extend_visibility(100)
