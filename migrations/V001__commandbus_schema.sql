@@ -1135,7 +1135,7 @@ begin
         from unnest(p_command_ids, p_msg_ids, p_read_cts) as r(command_id, msg_id, read_ct)
         where not exists (
             select from commandbus.command c
-            where c.command_id = r.command_id and c.domain = p_domain and c.msg_id = r.msg_id
+            where c.command_id = any (array[r.command_id]) and c.domain || '' = p_domain and c.msg_id = r.msg_id
                 and c.read_ct = r.read_ct and c.status = 'IN_PROGRESS'
         )
     loop
@@ -1517,7 +1517,8 @@ begin
     from unnest(p_command_ids, p_msg_ids) with ordinality as l(command_id, msg_id, ord)
     where l.ord = any (p_held) and l.command_id <> all (p_ended) and not exists (
         select from commandbus.command c
-        where c.command_id = l.command_id and c.domain = p_domain and c.msg_id = l.msg_id and c.status <> 'PENDING'
+        where c.command_id = any (array[l.command_id]) and c.domain || '' = p_domain and c.msg_id = l.msg_id
+            and c.status <> 'PENDING'
     )
     limit 1;
     if found then
@@ -1538,7 +1539,7 @@ begin
                 false) as done
         from unnest(p_command_ids, p_msg_ids, p_read_cts, p_outcomes) with ordinality
             as l(command_id, msg_id, read_ct, outcome, ord)
-        left join commandbus.command c on c.command_id = l.command_id and c.domain = p_domain
+        left join commandbus.command c on c.command_id = any (array[l.command_id]) and c.domain || '' = p_domain
         where l.command_id <> all (p_ended) or l.ord <> all (p_held)
     ), audited as (
         insert into commandbus.audit (domain, command_id, msg_id, event_type, details)
@@ -1701,6 +1702,9 @@ create function commandbus._verdicts(p_domain text, p_command_ids uuid[], p_done
 returns table (command_id uuid, refusal text)
 language sql stable
 set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
     select a.command_id,
         case
@@ -1709,7 +1713,7 @@ as $$
             else c.status
         end
     from unnest(p_command_ids) as a(command_id)
-    left join commandbus.command c on c.command_id = a.command_id and c.domain = p_domain
+    left join commandbus.command c on c.command_id = any (array[a.command_id]) and c.domain || '' = p_domain
     where a.command_id <> all (p_done)
 $$;
 
@@ -1730,6 +1734,9 @@ create function commandbus._resolve(
 returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 declare
     v_now      timestamptz := clock_timestamp();
@@ -1762,7 +1769,7 @@ begin
             finished_at = case when p_status <> 'PENDING' then v_now end,
             updated_at = v_now
         from waiting w
-        where c.command_id = w.command_id and c.domain = p_domain
+        where c.command_id = any (array[w.command_id]) and c.domain || '' = p_domain
         returning c.command_id, c.correlation_id, c.reply_queue, c.batch_id
     ), audited as (
         insert into commandbus.audit (domain, command_id, event_type, ts, details)

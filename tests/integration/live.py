@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from psycopg_pool import AsyncConnectionPool
 
+    from commandbus import Command, HandlerContext
+
 T = TypeVar("T")
 
 DOMAIN = "pay"

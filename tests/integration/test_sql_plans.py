@@ -87,6 +87,7 @@ def grow(bus: Bus, count: int) -> None:
     for outcome in ("COMPLETED", "RETRY"):
         bus.send_new(count, reply_queues=[REPLIES] * count)
         bus.settle(bus.receive(limit=count), outcome, **errors(count, "TRANSIENT", delay=3600))
+    bus.run("vacuum pgmq.q_pay__commands, pgmq.q_pay__replies")
     bus.send_new(count)
 
 
@@ -112,6 +113,15 @@ def receive_due(bus: Bus) -> Callable[[], list[Row]]:
         f" (select command_id from commandbus.scheduled limit {SET})"
     )
     return lambda: bus.receive(limit=SET)
+
+
+def receive_tampered(bus: Bus) -> Callable[[], list[Row]]:
+    """Change what a set of messages says; lease them."""
+    bus.run(
+        "update pgmq.q_pay__commands set message = message - 'domain' where msg_id in"
+        f" (select msg_id from pgmq.q_pay__commands order by msg_id limit {SET // 5})"
+    )
+    return lambda: bus.receive(limit=SET // 5)
 
 
 def settle(outcome: str) -> Callable[[Bus], Callable[[], object]]:
@@ -190,6 +200,7 @@ CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "sp_send_commands again": resend,
     "sp_receive_commands": receive,
     "sp_receive_commands due": receive_due,
+    "sp_receive_commands tampered": receive_tampered,
     "sp_settle_commands completed": settle("COMPLETED"),
     "sp_settle_commands retry": settle("RETRY"),
     "sp_settle_commands troubleshoot": settle("TROUBLESHOOT"),
