@@ -955,7 +955,13 @@ begin
         update commandbus.batch b
         set status = 'IN_PROGRESS', started_at = v_now
         from (select distinct s.batch_id from started s where s.batch_id is not null order by s.batch_id) n
-        where b.domain = p_domain and b.batch_id = n.batch_id and b.status = 'PENDING'
+        cross join lateral (  -- locks in the order of n, which an update of a join alone does not promise
+            select o.domain, o.batch_id
+            from commandbus.batch o
+            where o.domain = p_domain and o.batch_id = n.batch_id and o.status = 'PENDING'
+            for no key update
+        ) l
+        where b.domain = any (array[l.domain]) and b.batch_id = any (array[l.batch_id]) and b.status = 'PENDING'
         returning b.batch_id
     ), begun_audited as (
         insert into commandbus.audit (domain, command_id, event_type, ts)
@@ -967,7 +973,8 @@ end $$;
 
 -- commandbus.sp_receive_command: begin an attempt of one command whose message the caller has read.
 --
--- Returns  the command row, or none for a command that may not start: finished, waiting for an operator, attempts
+-- Returns  the command row, or none for a command that may not start: finished, waiting for an operator or for its
+--          next attempt, attempts
 --          used up (those of p_max_attempts, where that is less), or another message's.
 -- Raises   CB007 for a bad domain or a status other than IN_PROGRESS.
 -- Locks    the command row, then its batch row unless the batch has started.
@@ -990,7 +997,12 @@ begin
     perform commandbus._start_commands(
         p_domain, p_new_status, null, array[p_command_id], array[p_msg_id], null, null, null, p_max_attempts);
     if found then  -- a statement of its own: the one that starts a command sees its row as it was
-        return query
+        if exists (
+        select from commandbus.scheduled s where s.command_id = p_command_id and s.domain = p_domain
+    ) then
+        return;  -- its next attempt is not due
+    end if;
+    return query
         select c.* from commandbus.command c where c.command_id = p_command_id and c.domain = p_domain;
     end if;
 end $$;

@@ -18,12 +18,12 @@ NEWEST_SCHEMA = 1
 # Only pg_catalog is read, which every role may do: names are looked up as text, not resolved.
 PROBE = """
     select
-        current_setting('server_version_num')::int as server_version,
+        pg_catalog.current_setting('server_version_num')::int as server_version,
         pg_catalog.pg_is_in_recovery() as is_replica,
-        current_setting('transaction_read_only') = 'on' as is_read_only,
-        current_setting('transaction_isolation') as isolation,
+        pg_catalog.current_setting('transaction_read_only')::boolean as is_read_only,
+        pg_catalog.current_setting('transaction_isolation') as isolation,
         current_user::text as role,
-        current_database()::text as database,
+        pg_catalog.current_database()::text as database,
         coalesce(pg_catalog.current_schemas(false)::text[], '{}') as visible_schemas,
         (select e.extversion from pg_catalog.pg_extension e where e.extname = 'pgmq') as pgmq_version,
         exists (

@@ -42,6 +42,7 @@ from commandbus.payload import (
     check_command_type,
     check_count,
     check_domain,
+    check_items,
     check_one_of,
     check_reply_queue,
     check_text,
@@ -55,7 +56,7 @@ from commandbus.repositories import (
     PostgresBatchRepository,
     PostgresCommandRepository,
 )
-from commandbus.repositories._base import settings_of, translate
+from commandbus.repositories._base import check_connection, settings_of, translate
 from commandbus.repositories.command import OutgoingCommand
 from commandbus.retry import MAX_ATTEMPTS
 
@@ -173,9 +174,7 @@ class CommandBus:
             DuplicateCommandError, QueueNotFoundError, BatchNotFoundError, InvalidOperationError: as `send`.
         """
         check_count(chunk_size, "chunk_size", 1, MAX_SET)
-        chunks = _chunked(self._by_target(requests), chunk_size)
-        if not chunks:
-            raise InvalidArgumentError("requests", "must have at least one")
+        chunks = _chunked(self._by_target(check_items(requests, "requests", SendRequest)), chunk_size)
         if len(chunks) == 1:
             sent = await self._send_chunks(self._commands.on(conn), chunks, idempotent)
         else:
@@ -217,10 +216,10 @@ class CommandBus:
         if name is not None:
             check_text(name, "name", 200)
         text = None if custom_data is None else self._encode(custom_data, "custom_data")
-        queue = check_reply_queue(on_complete, "on_complete") if isinstance(on_complete, str) else None
+        is_queue = on_complete is not None and not callable(on_complete)
+        queue = check_reply_queue(on_complete, "on_complete") if is_queue else None
+        check_items(commands, "commands", BatchCommand)
         outgoing = [self._outgoing_of(command, f"commands[{i}]") for i, command in enumerate(commands)]
-        if not outgoing:
-            raise InvalidArgumentError("commands", "must have at least one")
         results: list[SendResult] = []
         async with self._transaction(conn) as connection:
             await self._batches.on(connection).create(
@@ -265,7 +264,8 @@ class CommandBus:
         """
         check_timeout(timeout)
         queue = f"{check_domain(domain)}__replies" if reply_to is None else check_reply_queue(reply_to)
-        sent = await self.send(domain, command_type, command_id or uuid4(), data, correlation_id, queue, max_attempts)
+        command_id = uuid4() if command_id is None else command_id
+        sent = await self.send(domain, command_type, command_id, data, correlation_id, queue, max_attempts)
         reply = await self.wait_for_reply(queue, sent.command_id, timeout=timeout)
         match reply.outcome:
             case ReplyOutcome.SUCCESS:
@@ -479,7 +479,7 @@ class CommandBus:
                 async with self._pool.connection() as own, own.transaction():
                     yield own
             else:
-                async with _part_of_transaction(conn):
+                async with _part_of_transaction(check_connection(conn)):
                     yield conn
         except PoolTimeout:
             raise PoolTimeoutError("no connection became free in time") from None

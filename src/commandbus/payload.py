@@ -5,6 +5,7 @@ No error of this module repeats the value that it refuses.
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -35,6 +36,7 @@ _BRACKET = re.compile(r"[\[\]{}]")
 # The look-behind keeps the search linear: a run of digits is tried from its first one only.
 _LONG_NUMBER = re.compile(rf"(?<![0-9])[0-9]{{{MAX_DIGITS + 1}}}")
 S = TypeVar("S", bound=StrEnum)
+T = TypeVar("T")
 
 _CONTAINERS = (dict, list, tuple)
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
@@ -135,6 +137,20 @@ def check_count(value: object, field: str, low: int, high: int) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return value
     raise InvalidArgumentError(field, f"must be an integer from {low:,} to {high:,}")
+
+
+def check_items(value: object, field: str, kind: type[T], most: int | None = None) -> Sequence[T]:
+    """Return *value* when it is a list (or another sequence, but no text) of one or more, up to *most*, *kind*.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    limit = "1 or more" if most is None else f"1 to {most:,}"
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not 0 < len(value) <= (most or len(value)):
+        raise InvalidArgumentError(field, f"must be a list of {limit}")
+    if not all(isinstance(item, kind) for item in value):
+        raise InvalidArgumentError(field, f"must be a list of {limit} {kind.__name__}")
+    return value
 
 
 def check_one_of(value: object, field: str, kind: type[S]) -> S:

@@ -12,6 +12,7 @@ from commandbus.payload import (
     check_command_type,
     check_count,
     check_domain,
+    check_items,
     check_text,
     check_uuid,
     encode_value,
@@ -207,9 +208,8 @@ class TroubleshootingQueue:
 
 
 def _ids(command_ids: Sequence[UUID]) -> list[UUID]:
-    ids = [check_uuid(command_id, "command_id") for command_id in command_ids]
-    check_count(len(ids), "command_ids", 1, MAX_IDS)
-    return list(dict.fromkeys(ids))
+    check_items(command_ids, "command_ids", object, MAX_IDS)
+    return list(dict.fromkeys(check_uuid(command_id, "command_id") for command_id in command_ids))
 
 
 def _operator(operator: str | None) -> str | None:

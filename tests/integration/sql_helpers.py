@@ -200,6 +200,32 @@ class Bus:
         self.connection.close()
 
 
+def send_one(bus: Bus, **arguments: object) -> int:
+    """Send one command by the function for one."""
+    defaults: dict[str, object] = {
+        "domain": DOMAIN,
+        "command_id": uuid4(),
+        "command_type": "charge",
+        "data": Jsonb({"n": 0}),
+    }
+    return int(bus.result("sp_send_command", **{**defaults, **arguments}))
+
+
+def send_set(bus: Bus, **arguments: object) -> int:
+    """Send one command by the function for sets, with the same arguments; an optional one becomes an array."""
+    singles = {"command_id": uuid4(), "command_type": "charge", "data": Jsonb({"n": 0}), **arguments}
+    plurals = {
+        "command_id": "command_ids",
+        "command_type": "command_types",
+        "correlation_id": "correlation_ids",
+        "reply_queue": "reply_queues",
+    }
+    lists = ("command_id", "command_type", "data", "correlation_id", "reply_queue", "max_attempts")
+    named = {plurals.get(name, name): [value] if name in lists else value for name, value in singles.items()}
+    (row,) = bus.call("sp_send_commands", **{"domain": DOMAIN, **named})
+    return int(row["msg_id"])
+
+
 @contextmanager
 def open_bus(url: str, search_path: str | None = None) -> Iterator[Bus]:
     """Give a connection, closed afterwards."""

@@ -10,7 +10,6 @@ import pytest
 from tests.integration.sql_helpers import (
     DOMAIN,
     Bus,
-    Row,
     errors,
     ids_of,
     in_parallel,
@@ -37,11 +36,6 @@ def exhaust(bus: Bus, count: int = 1, **options: Any) -> list[UUID]:
     assert ids_of(bus.receive()) == command_ids
     bus.expire_leases()
     return command_ids
-
-
-def receive_one(bus: Bus, command_id: UUID, **options: object) -> list[Row]:
-    """Begin an attempt by the function for one."""
-    return bus.call("sp_receive_command", domain=DOMAIN, command_id=command_id, **options)
 
 
 def test_an_empty_queue_gives_nothing(bus: Bus) -> None:
@@ -148,6 +142,24 @@ def test_two_receives_at_once_start_a_batch_once(bus: Bus) -> None:
             bus.run("commit")
             assert len(late.result()) == 1
     assert bus.events(batch_id) == ["BATCH_STARTED"]
+
+
+def test_a_receive_begins_batches_in_the_order_of_their_ids(bus: Bus) -> None:
+    """As everybody locks batches; in any other order two calls could wait for each other."""
+    low, high = UUID(int=1), UUID(int=2)
+    for batch_id in (high, low):
+        bus.call("sp_create_batch", domain=DOMAIN, batch_id=batch_id)
+        bus.send_new(2, batch_id=batch_id)
+    locking = "select from commandbus.batch where batch_id = %s for update nowait"
+    with open_bus(bus.url) as holder, open_bus(bus.url) as reader:
+        holder.run("begin")
+        holder.run(locking, low)
+        with in_thread(reader.receive) as late:
+            bus.wait_until_blocked(reader.pid)
+            assert bus.run(locking, high) == 1
+            holder.run("commit")
+            assert len(late.result()) == 4
+    assert [bus.events(batch_id) for batch_id in (low, high)] == [["BATCH_STARTED"], ["BATCH_STARTED"]]
 
 
 def test_a_receive_does_not_wait_for_a_batch_that_has_started(bus: Bus) -> None:
@@ -312,65 +324,3 @@ def test_only_a_receive_that_need_not_wait_for_the_disk_changes_how_its_transact
             bus.call("sp_receive_commands", domain=DOMAIN, limit=1, visibility_timeout=9, wait_for_disk=waits)
             assert bus.value("show synchronous_commit") == during
         assert bus.value("show synchronous_commit") == before
-
-
-def test_receive_one_begins_an_attempt_and_returns_the_row(bus: Bus) -> None:
-    batch_id = bus.create_batch()
-    command_id, other = bus.send_new(2, batch_id=batch_id)
-    (received,) = receive_one(bus, command_id, msg_id=bus.command(command_id)["msg_id"])
-    assert received == bus.command(command_id)
-    assert (received["status"], received["attempts"]) == ("IN_PROGRESS", 1)
-    assert bus.events(command_id) == ["SENT", "RECEIVED"]
-    assert bus.batch(batch_id)["status"] == "IN_PROGRESS"
-    receive_one(bus, other)
-    assert bus.events(batch_id) == ["BATCH_STARTED"]
-
-
-def test_receive_one_begins_another_attempt_of_a_command_in_progress(bus: Bus) -> None:
-    (command_id,) = bus.send_new()
-    assert [receive_one(bus, command_id)[0]["attempts"] for _ in range(3)] == [1, 2, 3]
-    assert bus.events(command_id) == ["SENT", "RECEIVED", "RECEIVED", "RECEIVED"]
-
-
-def test_receive_one_gives_nothing_when_the_attempts_are_used_up(bus: Bus) -> None:
-    (command_id,) = bus.send_new(max_attempts=[1])
-    receive_one(bus, command_id)
-    before = bus.everything()
-    assert receive_one(bus, command_id) == []
-    assert receive_one(bus, command_id, max_attempts=10) == []
-    assert bus.everything() == before
-
-
-def test_receive_one_counts_attempts_against_the_lesser_limit(bus: Bus) -> None:
-    (command_id,) = bus.send_new()
-    assert len(receive_one(bus, command_id, max_attempts=1)) == 1
-    assert receive_one(bus, command_id, max_attempts=1) == []
-    assert len(receive_one(bus, command_id, max_attempts=2)) == 1
-
-
-@pytest.mark.parametrize("outcome", ["COMPLETED", "FAILED", "TROUBLESHOOT"])
-def test_receive_one_gives_nothing_for_a_command_that_is_over_or_waits_for_an_operator(bus: Bus, outcome: str) -> None:
-    (command_id,) = bus.send_new()
-    bus.settle(bus.receive(), outcome, **errors(1, "PERMANENT"))
-    before = bus.everything()
-    assert receive_one(bus, command_id) == []
-    assert bus.everything() == before
-
-
-def test_receive_one_gives_nothing_for_an_unknown_command_or_another_message(bus: Bus) -> None:
-    (command_id,) = bus.send_new()
-    before = bus.everything()
-    assert receive_one(bus, uuid4()) == []
-    assert receive_one(bus, command_id, msg_id=bus.command(command_id)["msg_id"] + 1) == []
-    bus.create_domain("ship")
-    assert bus.call("sp_receive_command", domain="ship", command_id=command_id) == []
-    assert bus.everything() == before
-
-
-def test_receive_one_refuses_a_bad_domain_and_another_status(bus: Bus) -> None:
-    (command_id,) = bus.send_new()
-    with refusal("CB007", "domain"):
-        bus.call("sp_receive_command", domain="Pay", command_id=command_id)
-    for status in ("COMPLETED", "PENDING", "", None):
-        with refusal("CB007", "p_new_status"):
-            receive_one(bus, command_id, new_status=status)

@@ -43,6 +43,7 @@ from commandbus.payload import (
     check_command_type,
     check_count,
     check_domain,
+    check_items,
     check_one_of,
     check_reply_queue,
     check_text,
@@ -57,7 +58,7 @@ from commandbus.sync.repositories import (
     PostgresBatchRepository,
     PostgresCommandRepository,
 )
-from commandbus.sync.repositories._base import settings_of, translate
+from commandbus.sync.repositories._base import check_connection, settings_of, translate
 from commandbus.sync.repositories.command import OutgoingCommand
 
 logger = logging.getLogger(__name__)
@@ -174,9 +175,7 @@ class CommandBus:
             DuplicateCommandError, QueueNotFoundError, BatchNotFoundError, InvalidOperationError: as `send`.
         """
         check_count(chunk_size, "chunk_size", 1, MAX_SET)
-        chunks = _chunked(self._by_target(requests), chunk_size)
-        if not chunks:
-            raise InvalidArgumentError("requests", "must have at least one")
+        chunks = _chunked(self._by_target(check_items(requests, "requests", SendRequest)), chunk_size)
         if len(chunks) == 1:
             sent = self._send_chunks(self._commands.on(conn), chunks, idempotent)
         else:
@@ -218,10 +217,10 @@ class CommandBus:
         if name is not None:
             check_text(name, "name", 200)
         text = None if custom_data is None else self._encode(custom_data, "custom_data")
-        queue = check_reply_queue(on_complete, "on_complete") if isinstance(on_complete, str) else None
+        is_queue = on_complete is not None and not callable(on_complete)
+        queue = check_reply_queue(on_complete, "on_complete") if is_queue else None
+        check_items(commands, "commands", BatchCommand)
         outgoing = [self._outgoing_of(command, f"commands[{i}]") for i, command in enumerate(commands)]
-        if not outgoing:
-            raise InvalidArgumentError("commands", "must have at least one")
         results: list[SendResult] = []
         with self._transaction(conn) as connection:
             self._batches.on(connection).create(domain, batch_id, name=name, custom_data=text, completion_queue=queue)
@@ -264,7 +263,8 @@ class CommandBus:
         """
         check_timeout(timeout)
         queue = f"{check_domain(domain)}__replies" if reply_to is None else check_reply_queue(reply_to)
-        sent = self.send(domain, command_type, command_id or uuid4(), data, correlation_id, queue, max_attempts)
+        command_id = uuid4() if command_id is None else command_id
+        sent = self.send(domain, command_type, command_id, data, correlation_id, queue, max_attempts)
         reply = self.wait_for_reply(queue, sent.command_id, timeout=timeout)
         match reply.outcome:
             case ReplyOutcome.SUCCESS:
@@ -478,7 +478,7 @@ class CommandBus:
                 with self._pool.connection() as own, own.transaction():
                     yield own
             else:
-                with _part_of_transaction(conn):
+                with _part_of_transaction(check_connection(conn)):
                     yield conn
         except PoolTimeout:
             raise PoolTimeoutError("no connection became free in time") from None

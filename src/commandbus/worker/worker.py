@@ -238,7 +238,12 @@ class Worker:
         Args:
             timeout: seconds to let handlers finish; those that have not are cancelled, and their commands
                 retried. None lets them take the time they need.
+
+        Raises:
+            InvalidArgumentError: *timeout* is out of its range.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if self._task is None:
             return
         self._is_stop_asked = True

@@ -8,10 +8,17 @@ from typing import Any, Self
 import psycopg
 from psycopg import Connection, RawCursor
 from psycopg.rows import tuple_row
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from commandbus._compat import sleep
-from commandbus.errors import CommandBusError, DatabaseUnavailableError, PoolTimeoutError, from_sqlstate
+from commandbus.errors import (
+    CommandBusError,
+    DatabaseUnavailableError,
+    InvalidArgumentError,
+    InvalidOperationError,
+    PoolTimeoutError,
+    from_sqlstate,
+)
 from commandbus.settings import CommandBusSettings
 
 # Two transactions got into each other's way; nothing was done, and the same call will work.
@@ -37,10 +44,14 @@ class Repository:
         self._settings = settings or settings_of(source)
 
     def on(self, connection: Connection[Any] | None) -> Self:
-        """Return the same repository on the caller's connection, or this one when there is none."""
+        """Return the same repository on the caller's connection, or this one when there is none.
+
+        Raises:
+            InvalidArgumentError: it is no connection.
+        """
         if connection is None:
             return self
-        return type(self)(connection, self._settings)
+        return type(self)(check_connection(connection), self._settings)
 
     @property
     def _owns_transactions(self) -> bool:
@@ -112,6 +123,17 @@ def _cursor_of_pooled(connection: Connection[Any]) -> RawCursor[Row]:
     return cursor
 
 
+def check_connection(value: object) -> Connection[Any]:
+    """Return *value* when it is a connection of the caller's.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    if isinstance(value, Connection):
+        return value
+    raise InvalidArgumentError("conn", "must be an open connection of class psycopg.Connection")
+
+
 def settings_of(source: object) -> CommandBusSettings:
     """Return the settings of our pool; for any other pool or connection, those of the environment."""
     settings = getattr(source, "settings", None)
@@ -134,6 +156,8 @@ def translate(error: psycopg.Error) -> Exception:
     ours: CommandBusError | None = from_sqlstate(error.sqlstate, error.diag.message_primary or "")
     if ours is not None:
         return ours
+    if isinstance(error, PoolClosed):
+        return InvalidOperationError("the pool is not open")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
         error.sqlstate is None or (error.sqlstate[:2] in {"08", "57"} and error.sqlstate != "57014")
     ):

@@ -10,8 +10,10 @@ from commandbus.models import PgmqMessage, QueueMetrics, Reply, ReplyOutcome
 from commandbus.payload import (
     check_count,
     check_domain,
+    check_items,
     check_queue,
     check_reply_queue,
+    check_uuid,
     decode_leniently,
     encode_value,
 )
@@ -61,18 +63,25 @@ class PgmqClient(Repository):
     def take_replies(self, queue: str, command_ids: Sequence[UUID]) -> list[Reply]:
         """Take the replies to certain commands out of a reply queue, and leave all others.
 
+        Args:
+            queue: a reply queue.
+            command_ids: 1 to 10,000.
+
         Returns:
             The replies that are there, at most one per command.
 
         Raises:
+            InvalidArgumentError: an argument breaks its limit.
             QueueNotFoundError: there is no such reply queue (CB005).
             InvalidPayloadError: what was there is no reply; somebody put it there by hand. It is gone.
 
         Source: ``commandbus.sp_take_replies``.
         """
+        check_items(command_ids, "command_ids", object, _MOST_MESSAGES)
+        ids = [check_uuid(command_id, "command_id") for command_id in command_ids]
         rows = self._rows(
             "select r::text from commandbus.sp_take_replies($1::text, $2::uuid[]) r",
-            (check_reply_queue(queue, "queue"), plain_array(command_ids)),
+            (check_reply_queue(queue, "queue"), plain_array(ids)),
             repeatable=False,
         )
         return [to_reply(decode_leniently(text)) for (text,) in rows]
@@ -115,7 +124,7 @@ class PgmqClient(Repository):
         Returns:
             Their msg_ids, in the same order.
         """
-        check_count(len(messages), "messages", 1, _MOST_MESSAGES)
+        check_items(messages, "messages", object, _MOST_MESSAGES)
         texts = [encode_value(m, "message", self._settings.max_payload_bytes) for m in messages]
         rows = self._rows(
             "select * from commandbus.queue_send($1::text, $2::jsonb[], $3::int)",
