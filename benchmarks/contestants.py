@@ -18,11 +18,10 @@ from uuid import uuid4
 import psycopg
 from pgmq.install import install_pgmq_from_sql
 
-from commandbus import CommandBusPool, HandlerContext, HandlerRegistry, SendRequest, Worker
+from commandbus import Command, CommandBusPool, HandlerContext, HandlerRegistry, SendRequest, Worker
+from commandbus.migrate import migrate
 from commandbus.sync.bus import CommandBus as SyncBus
 from commandbus.sync.pool import CommandBusPool as SyncPool
-from commandbus.handlers import Command
-from commandbus.migrate import migrate
 
 SET = 1_000
 BARE_READ = 100  # as the reference measurements
@@ -67,7 +66,9 @@ class Contestant(Protocol):
     def setup(self, url: str) -> None:
         """Make the schema in an empty database."""
 
-    def sender(self, url: str) -> tuple[Callable[[dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
+    def sender(
+        self, url: str
+    ) -> tuple[Callable[[dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
         """Return what sends one job in one commit, and what sends a set of jobs."""
 
     def work(self, url: str, hook: Hook, *, listen: bool) -> None:
@@ -85,7 +86,9 @@ class Bare:
             install_pgmq_from_sql(conn=connection)
             connection.execute("select pgmq.create('bench')")
 
-    def sender(self, url: str) -> tuple[Callable[[dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
+    def sender(
+        self, url: str
+    ) -> tuple[Callable[[dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
         """Return pgmq.send and pgmq.send_batch."""
         connection = psycopg.connect(url, autocommit=True)
 
@@ -132,7 +135,9 @@ class Bus:
         with SyncPool(database_url=url) as pool:
             SyncBus(pool).create_domain("bench")
 
-    def sender(self, url: str) -> tuple[Callable[[dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
+    def sender(
+        self, url: str
+    ) -> tuple[Callable[[dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
         """Return the bus's send and send_batch, of the twin without an event loop as the other side has none."""
         pool = SyncPool(database_url=url)
         pool.open()

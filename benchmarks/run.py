@@ -22,12 +22,12 @@ from typing import Any
 
 import psutil
 import psycopg
-from contestants import CONTESTANTS
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from commandbus.embedded import EmbeddedServer
+from contestants import CONTESTANTS
 
 SMOKE = bool(os.environ.get("COMMANDBUS_BENCH_SMOKE"))
 ROUNDS = 1 if SMOKE else int(os.environ.get("COMMANDBUS_BENCH_ROUNDS", "3"))
@@ -91,7 +91,7 @@ class Bench:
         yield url
         self._server.drop_database(database)
 
-    def _call(self, name: str, action: str, url: str, **options: Any) -> float:
+    def _call(self, name: str, action: str, url: str, **options: float) -> float:
         done = subprocess.run(
             [*command(name, action), json.dumps({"url": url, **options})],
             capture_output=True,
@@ -220,7 +220,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         digits = 0 if row["bare"] > 100 else 3
         limits = ["" if row[k] is None else f"{row[k]} x" for k in ("floor", "goal")]
-        table.add_row(row["figure"], f"{row['bare']:,.{digits}f}", f"{row['bus']:,.{digits}f}", f"{row['ratio']:.2f}", *limits)
+        table.add_row(
+            row["figure"], f"{row['bare']:,.{digits}f}", f"{row['bus']:,.{digits}f}", f"{row['ratio']:.2f}", *limits
+        )
     Console(width=100).print(table)
 
 

@@ -291,6 +291,8 @@ begin
     perform commandbus._check_domain(p_domain);
     foreach v_queue in array array[p_domain || '__commands', p_domain || '__replies'] loop
         if to_regclass('pgmq.q_' || v_queue) is null then
+            perform pgmq.acquire_queue_lock(v_queue);
+            continue when to_regclass('pgmq.q_' || v_queue) is not null;  -- somebody was faster
             perform pgmq.create(v_queue);
             execute format('drop index if exists pgmq.%I', 'q_' || v_queue || '_vt_idx');
             execute format(
@@ -696,7 +698,8 @@ begin
         coalesce(p_reply_queue, ''), coalesce(p_correlation_id, p_command_id))
     on conflict on constraint command_pk do nothing;
     if not found then
-        raise exception 'command % exists in domain "%"', p_command_id, p_domain using errcode = 'CB001';
+        raise exception 'command % exists in domain "%"', p_command_id, p_domain
+            using errcode = 'CB001', detail = p_command_id::text;
     end if;
     insert into commandbus.audit (domain, command_id, msg_id, event_type, ts)
     values (p_domain, p_command_id, v_msg_id, 'SENT', v_now);
@@ -803,7 +806,8 @@ begin
         limit 1;
     end if;
     if v_duplicate is not null then
-        raise exception 'command % exists in domain "%"', v_duplicate, p_domain using errcode = 'CB001';
+        raise exception 'command % exists in domain "%"', v_duplicate, p_domain
+            using errcode = 'CB001', detail = v_duplicate::text;
     end if;
 end $$;
 
@@ -955,11 +959,11 @@ begin
         update commandbus.batch b
         set status = 'IN_PROGRESS', started_at = v_now
         from (select distinct s.batch_id from started s where s.batch_id is not null order by s.batch_id) n
-        cross join lateral (  -- locks in the order of n, which an update of a join alone does not promise
+        cross join lateral (
             select o.domain, o.batch_id
             from commandbus.batch o
             where o.domain = p_domain and o.batch_id = n.batch_id and o.status = 'PENDING'
-            for no key update
+            for no key update skip locked  -- by a sender that adds to it: its next command, or its end, starts it
         ) l
         where b.domain = any (array[l.domain]) and b.batch_id = any (array[l.batch_id]) and b.status = 'PENDING'
         returning b.batch_id
@@ -974,8 +978,7 @@ end $$;
 -- commandbus.sp_receive_command: begin an attempt of one command whose message the caller has read.
 --
 -- Returns  the command row, or none for a command that may not start: finished, waiting for an operator or for its
---          next attempt, attempts
---          used up (those of p_max_attempts, where that is less), or another message's.
+--          next attempt, attempts used up (those of p_max_attempts, where that is less), or another message's.
 -- Raises   CB007 for a bad domain or a status other than IN_PROGRESS.
 -- Locks    the command row, then its batch row unless the batch has started.
 create function commandbus.sp_receive_command(
@@ -1322,7 +1325,7 @@ begin
     ), replied as (
         select array_agg(d.reply_queue) as queues,
             array_agg(commandbus._reply(
-                d.command_id, d.correlation_id, case d.outcome when 'COMPLETED' then 'SUCCESS' else 'FAILED' end,
+                p_domain, d.command_id, d.correlation_id, case d.outcome when 'COMPLETED' then 'SUCCESS' else 'FAILED' end,
                 d.result, d.error_type, d.error_code, d.error_msg, d.details)) as messages
         from done d
         where d.reply_queue <> '' and d.outcome in ('COMPLETED', 'FAILED')
@@ -1353,6 +1356,7 @@ end $$;
 
 -- commandbus._reply: the message that answers a command.
 create function commandbus._reply(
+    p_domain         text,
     p_command_id     uuid,
     p_correlation_id uuid,
     p_outcome        text,
@@ -1367,7 +1371,8 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_object(
-        'command_id', p_command_id, 'correlation_id', p_correlation_id, 'outcome', p_outcome, 'result', p_result)
+        'domain', p_domain, 'command_id', p_command_id, 'correlation_id', p_correlation_id, 'outcome', p_outcome,
+        'result', p_result)
         || case when p_error_code is null then '{}' else jsonb_build_object(
             'error_type', p_error_type, 'error_code', p_error_code, 'error_message', p_error_msg, 'details', p_details)
         end
@@ -1680,7 +1685,7 @@ end $$;
 -- Returns  the messages found, at most one per command.
 -- Raises   CB005.
 -- Locks    the queue rows of these replies, skipping locked ones.
-create function commandbus.sp_take_replies(p_queue text, p_command_ids uuid[])
+create function commandbus.sp_take_replies(p_queue text, p_command_ids uuid[], p_domain text default null)
 returns setof jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -1695,11 +1700,12 @@ begin
                 select r.msg_id
                 from pgmq.%1$I r
                 where r.message ->> 'command_id' = any ($1::text[])
+                    and ($2 is null or r.message ->> 'domain' = $2)
                 for update skip locked
             )
             returning q.message
         $q$, 'q_' || p_queue)
-    using p_command_ids;
+    using p_command_ids, p_domain;
 end $$;
 
 
@@ -1797,7 +1803,7 @@ begin
         (select array_agg(d.command_id) from done d),
         (select array_agg(d.reply_queue order by d.command_id) from done d where d.reply_queue <> ''),
         (select array_agg(commandbus._reply(
-                d.command_id, d.correlation_id, p_outcome, p_result,
+                p_domain, d.command_id, d.correlation_id, p_outcome, p_result,
                 p_error_msg => p_facts ->> 'reason',
                 p_error_code => case p_outcome when 'CANCELED' then 'CANCELED' end) order by d.command_id)
             from done d where d.reply_queue <> ''),
@@ -2087,6 +2093,22 @@ begin
     offset p_offset;
 end $$;
 
+-- commandbus.list_troubleshooting_ids: the ids of all commands that wait for an operator, longest waiting first.
+create function commandbus.list_troubleshooting_ids(p_domain text, p_command_type text default null)
+returns setof uuid
+language sql stable
+rows 1000
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.command_id
+    from commandbus.command c
+    where c.attention_at is not null
+        and c.status = 'IN_TROUBLESHOOTING_QUEUE'
+        and c.domain = p_domain
+        and (p_command_type is null or c.command_type = p_command_type)
+    order by c.attention_at, c.command_id
+$$;
+
 -- commandbus.count_troubleshooting: how many commands wait for an operator, per domain and type.
 create function commandbus.count_troubleshooting(p_domain text default null, p_command_type text default null)
 returns table (domain text, command_type text, waiting bigint)
@@ -2161,7 +2183,7 @@ begin
                 (select count(*) from commandbus.scheduled s where s.domain = $1),
                 (select count(*) from pgmq.%I),
                 extract(epoch from min(n.now - q.enqueued_at))::float8,
-                extract(epoch from max(n.now - q.enqueued_at) filter (where q.vt <= n.now))::float8
+                extract(epoch from max(n.now - q.enqueued_at))::float8
             from (select clock_timestamp() as now) n
             left join pgmq.%I q on true
             having true

@@ -55,9 +55,12 @@ def read_pid_file(data_directory: Path) -> PidFile | None:
         raise EmbeddedServerError(f"cannot read {data_directory}: {error.strerror}") from None
     lines += [""] * (8 - len(lines))
     found = PidFile(int(lines[0] or 0), Path(lines[4]), lines[7].strip())
-    gone = not _is_alive(found.pid)
-    # After a crash the process id may belong to somebody else by now; a ready server answers its socket.
-    return None if gone or (found.is_ready and not _is_listening(found.socket_directory)) else found
+    # After a crash the process id may belong to somebody else by now. A server that is ready answers its socket; one
+    # whose socket file somebody deleted still works in its data directory.
+    gone = not _is_alive(found.pid) or (
+        found.is_ready and not is_listening(found.socket_directory) and not _works_in(found.pid, data_directory)
+    )
+    return None if gone else found
 
 
 def disown_lock_files(data_directory: Path, socket_directory: Path) -> None:
@@ -220,7 +223,18 @@ def _is_zombie(pid: int) -> bool:
     return state.startswith("Z")
 
 
-def _is_listening(directory: Path) -> bool:
+def _works_in(pid: int, directory: Path) -> bool:
+    """Say whether a process has *directory* as its current one, as a PostgreSQL server has its data."""
+    import psutil  # comes with the extra; without it there is no server to look at
+
+    try:
+        return Path(psutil.Process(pid).cwd()).samefile(directory)
+    except (psutil.Error, OSError):
+        return False
+
+
+def is_listening(directory: Path) -> bool:
+    """Say whether a server answers the socket in *directory*."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         try:
             client.connect(str(directory / f".s.PGSQL.{PORT}"))

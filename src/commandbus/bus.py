@@ -20,6 +20,7 @@ from commandbus.errors import (
     CommandFailedError,
     DatabaseUnavailableError,
     InvalidArgumentError,
+    InvalidOperationError,
     PoolTimeoutError,
     ReplyTimeoutError,
 )
@@ -68,6 +69,8 @@ MAX_PAGE = 1_000
 MAX_OFFSET = 2**31 - 1
 _FIRST_LOOK = 0.002
 _LONGEST_PAUSE = 0.25
+_AFTER_TROUBLE = 5.0
+_LONGEST_COMMIT = 300.0  # seconds that the caller's transaction may take after create_batch
 
 OnComplete = AsyncCallback[BatchMetadata]
 
@@ -135,11 +138,12 @@ class CommandBus:
             max_attempts: 1 to 1,000; the bus's default when None.
             batch_id: a batch of the same domain that is not complete; the command joins it.
             conn: the caller's connection: the command is sent when, and only if, its transaction commits.
-            idempotent: a command that exists with the same id and type counts as sent.
+            idempotent: a command that exists with the same id and type counts as sent, whatever its data.
 
         Raises:
             InvalidArgumentError: an argument breaks its limit; nothing was sent.
-            DuplicateCommandError: the id exists in this domain.
+            DuplicateCommandError: the id exists in this domain. As any error of the server's does, it ends the
+                transaction of *conn*; where ids may repeat, send *idempotent*, or within ``conn.transaction()``.
             QueueNotFoundError: the domain or the reply queue does not exist.
             BatchNotFoundError: there is no such batch.
             InvalidOperationError: the batch is complete.
@@ -266,7 +270,7 @@ class CommandBus:
         queue = f"{check_domain(domain)}__replies" if reply_to is None else check_reply_queue(reply_to)
         command_id = uuid4() if command_id is None else command_id
         sent = await self.send(domain, command_type, command_id, data, correlation_id, queue, max_attempts)
-        reply = await self.wait_for_reply(queue, sent.command_id, timeout=timeout)
+        reply = await self.wait_for_reply(queue, sent.command_id, timeout=timeout, domain=domain)
         match reply.outcome:
             case ReplyOutcome.SUCCESS:
                 return reply.result
@@ -275,13 +279,16 @@ class CommandBus:
             case ReplyOutcome.CANCELED:
                 raise CommandCanceledError(reply.command_id, reply.error_message)
 
-    async def wait_for_reply(self, queue: str, command_id: UUID, *, timeout: float = 30.0) -> Reply:
+    async def wait_for_reply(
+        self, queue: str, command_id: UUID, *, timeout: float = 30.0, domain: str | None = None
+    ) -> Reply:
         """Take the reply to one command out of a reply queue as soon as it is there.
 
         Args:
             queue: the command's reply queue. Replies to other commands stay in it.
             command_id: the command.
             timeout: seconds, up to 86,400.
+            domain: the command's domain; needed only where another domain that replies here uses the same id.
 
         Raises:
             ReplyTimeoutError: no reply in time.
@@ -292,7 +299,7 @@ class CommandBus:
         end = time.monotonic() + timeout
         pause = _FIRST_LOOK
         while True:
-            replies = await self._queues.take_replies(queue, [command_id])
+            replies = await self._queues.take_replies(queue, [command_id], domain)
             if replies:
                 return replies[0]
             left = end - time.monotonic()
@@ -488,14 +495,23 @@ class CommandBus:
             raise failure from None
 
     async def _tell(self, domain: str, batch_id: UUID, on_complete: OnComplete) -> None:
-        """Call *on_complete* when the batch is complete."""
+        """Call *on_complete* when the batch is complete; give up when it does not appear, or the pool is closed."""
+        facts = {"domain": domain, "batch_id": batch_id}
+        give_up_at = time.monotonic() + _LONGEST_COMMIT
         batch = None
         while batch is None or not batch.is_complete:
             await asleep(_LONGEST_PAUSE)
             try:
                 batch = await self.get_batch(domain, batch_id)
             except (DatabaseUnavailableError, PoolTimeoutError):
-                logger.warning("batch cannot be looked at now", extra={"domain": domain, "batch_id": batch_id})
+                logger.warning("batch cannot be looked at now", extra=facts)
+                await asleep(_AFTER_TROUBLE)
+                continue
+            except InvalidOperationError:
+                return  # the pool was closed
+            if batch is None and time.monotonic() > give_up_at:
+                logger.warning("batch was never committed, nobody will be told", extra=facts)
+                return
         await acall(on_complete, batch)
 
 

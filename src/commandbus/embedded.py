@@ -146,6 +146,11 @@ class EmbeddedServer:
                     )
                 else:
                     time.sleep(0.05)
+        if not postmaster.is_listening(found.socket_directory):
+            raise EmbeddedServerError(
+                f"the server in {self.data_directory} runs (process {found.pid}), but its socket in"
+                f" {found.socket_directory} was deleted: stop the server and start it again"
+            )
         return self
 
     def stop(self) -> None:

@@ -124,7 +124,7 @@ class Registration:
         argument = command if self.payload_model is None else _to_model(self.payload_model, command)
         if self.is_async:
             return await self.fn(argument, context)
-        run = partial(contextvars.copy_context().run, self.fn, argument, context)
+        run = partial(contextvars.copy_context().run, _call_plain, self.fn, argument, context)
         result = await asyncio.get_running_loop().run_in_executor(executor, run)
         return await result if inspect.isawaitable(result) else result
 
@@ -287,10 +287,18 @@ def _resolve(annotation: str, fn: HandlerFn) -> object:
         return None
 
 
+def _call_plain(fn: HandlerFn, argument: object, context: HandlerContext) -> object:
+    """Call a plain handler; a StopIteration would be lost on its way out of the thread."""
+    try:
+        return fn(argument, context)
+    except StopIteration as error:
+        raise RuntimeError("the handler raised StopIteration") from error
+
+
 def _to_model(model: type[BaseModel], command: Command) -> BaseModel:
     try:
         return model.model_validate(command.data)
     except ValidationError as error:
         raise InvalidPayloadError(
-            f"the data does not fit {model.__name__}: {describe_validation_error(error)}"
+            f"the data does not fit {model.__name__}: {describe_validation_error(error, model)}"
         ) from None

@@ -177,9 +177,11 @@ def _describe(error: BaseException) -> tuple[str, str, str | None]:
         case ValidationError():
             code, message = type(error).__name__, describe_validation_error(error)
         case _ if hasattr(error, "sqlstate") and hasattr(error, "diag") and hasattr(error.diag, "message_primary"):
-            # The whole text of a database error can quote the row or the JSON that it is about.
+            # The whole text of a database error can quote the row or the JSON that it is about; of a data exception
+            # (class 22) even the primary message quotes the value.
+            state = error.sqlstate or "no SQLSTATE"
             primary = error.diag.message_primary or "no message from the server"
-            code, message = type(error).__name__, f"{error.sqlstate or 'no SQLSTATE'}: {primary}"
+            code, message = type(error).__name__, state if state.startswith("22") else f"{state}: {primary}"
         case _:
             code, message = type(error).__name__, _text_of(error)
     return clean_text(code, MAX_CODE_LENGTH), clean_text(message), details

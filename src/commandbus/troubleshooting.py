@@ -74,12 +74,9 @@ class TroubleshootingQueue:
 
     async def list_command_ids(self, domain: str, command_type: str | None = None) -> list[UUID]:
         """Return the ids of all waiting commands of a domain, longest waiting first."""
-        ids: list[UUID] = []
-        while True:
-            page = await self.list_troubleshooting(domain, command_type, MAX_PAGE, len(ids))
-            ids += [item.command_id for item in page]
-            if len(page) < MAX_PAGE:
-                return ids
+        return await self._commands.list_troubleshooting_ids(
+            check_domain(domain), None if command_type is None else check_command_type(command_type)
+        )
 
     async def get_command_domain(self, command_id: UUID) -> str:
         """Return the domain of a command.

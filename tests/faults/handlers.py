@@ -47,7 +47,7 @@ async def wait_with_effect(command: Command, context: HandlerContext) -> int:
     """The same with an effect."""
     await effect(command, context)
     _mark(context)
-    while context.attempt == 1 and not _is_open():
+    while context.attempt == 1 and not _is_open():  # noqa: ASYNC110  (another process opens it)
         await asyncio.sleep(0.02)
     return context.attempt
 

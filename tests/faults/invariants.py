@@ -128,7 +128,9 @@ def broken_rules(url: str, ledger: Ledger) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {
             rule: connection.execute(statement.encode()).fetchall() for rule, statement in RULES.items()
         }
-        statuses = dict(connection.execute("select command_id, status from commandbus.command").fetchall())
+        statuses: dict[UUID, str] = dict(
+            connection.execute("select command_id, status from commandbus.command").fetchall()
+        )
         effects = {command_id for (command_id,) in connection.execute("select command_id from public.effect")}
         trails = connection.execute(
             "select command_id, array_agg(event_type order by audit_id) from commandbus.audit"

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from commandbus.sync import CommandBus, CommandBusError, CommandBusPool
+from commandbus.sync import BatchCommand, CommandBus, CommandBusError, CommandBusPool
 from tests.cli_process import COMMAND, environment, wait_for
 from tests.faults.handlers import DOMAIN, TABLES
 from tests.faults.invariants import Ledger, broken_rules, undecided
@@ -49,6 +49,12 @@ class Shop:
         self.bus.send(DOMAIN, kind, command_id, data or {}, reply_to=REPLIES, **options)
         self.ledger.acknowledged.add(command_id)
         return command_id
+
+    def create_batch(self, kind: str, **options: Any) -> UUID:
+        """Make a batch of one command; note it."""
+        command = BatchCommand(kind, uuid4(), {}, reply_to=REPLIES, **options)
+        self.ledger.acknowledged.add(command.command_id)
+        return self.bus.create_batch(DOMAIN, [command]).batch_id
 
     def try_to_send(self, kind: str, **options: Any) -> None:
         """Send a command; that it fails is only a fact for the ledger."""
@@ -107,6 +113,15 @@ class Shop:
     def events(self, command_id: UUID) -> list[str]:
         """Return a command's audit events, oldest first."""
         return [str(event.event_type) for event in self.bus.get_audit_trail(command_id)]
+
+    def effects(self) -> int:
+        """Return how many effects there are."""
+        return int(self.rows("select count(*) from public.effect")[0][0])
+
+    def wait_for_effects(self, more: int) -> None:
+        """Return when there are so many effects more than now."""
+        goal = self.effects() + more
+        wait_for(lambda: self.effects() >= goal)
 
     def stop(self, *processes: subprocess.Popen[bytes]) -> None:
         """End workers by SIGTERM; they must do so cleanly and in time."""

@@ -72,16 +72,14 @@ def test_workers_killed_under_load_lose_nothing(shop: Shop) -> None:
     seed = int(os.environ.get("COMMANDBUS_TEST_SEED", random.randrange(10**6)))  # noqa: S311
     chance = random.Random(seed)  # noqa: S311
     print(f"COMMANDBUS_TEST_SEED={seed}")  # noqa: T201  (shown when the test fails)
-    batch = shop.bus.create_batch(DOMAIN, [_first(shop)]).batch_id
+    batch = shop.create_batch("effect", max_attempts=20)
     for n in range(300):
         shop.send("effect", {"seconds": 0.01}, max_attempts=20, batch_id=batch if n % 2 else None)
     with ExitStack() as stack:
         survivor = stack.enter_context(shop.worker(concurrency=2))
         for _ in range(3):
             victim = stack.enter_context(shop.worker(concurrency=4))
-            done = shop.rows("select count(*) from public.effect")[0][0]
-            goal = done + chance.randint(5, 40)
-            wait_for(lambda goal=goal: shop.rows("select count(*) from public.effect")[0][0] >= goal)  # type: ignore[misc]
+            shop.wait_for_effects(chance.randint(5, 40))
             victim.kill()
         shop.drain()
         shop.stop(survivor)
@@ -89,20 +87,10 @@ def test_workers_killed_under_load_lose_nothing(shop: Shop) -> None:
     shop.check()
 
 
-def _first(shop: Shop) -> object:
-    from uuid import uuid4
-
-    from commandbus import BatchCommand
-
-    command_id = uuid4()
-    shop.ledger.acknowledged.add(command_id)
-    return BatchCommand("effect", command_id, {}, reply_to="pay__replies", max_attempts=20)
-
-
 def test_a_worker_told_to_stop_under_load_ends_what_runs_and_gives_back_the_rest(shop: Shop) -> None:
     ids = [shop.send("effect", {"seconds": 0.2}, max_attempts=1) for _ in range(60)]
     with shop.worker(concurrency=10) as first:
-        wait_for(lambda: shop.rows("select count(*) from public.effect")[0][0] >= 10)
+        shop.wait_for_effects(10)
         shop.stop(first)
     in_progress = shop.rows("select count(*) from commandbus.command where status = 'IN_PROGRESS'")
     assert in_progress == [(0,)]

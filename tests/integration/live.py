@@ -10,7 +10,18 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from commandbus import BatchCommand, CommandBus, CommandBusPool, HandlerRegistry, RetryPolicy, SendRequest, Worker
+from commandbus import (
+    BatchCommand,
+    CommandBus,
+    CommandBusPool,
+    HandlerRegistry,
+    PermanentCommandError,
+    PostgresCommandRepository,
+    RetryPolicy,
+    SendRequest,
+    Worker,
+)
+from commandbus.retry import settle_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -139,11 +150,11 @@ async def events(bus: CommandBus, command_id: UUID) -> list[str]:
 
 
 async def park(bus: CommandBus, pool: AsyncConnectionPool[Any], count: int = 1, **options: Any) -> list[UUID]:
-    """Send commands and move them to the TSQ by hand; the queue must have been empty."""
+    """Send commands and move them to the TSQ; the queue must have been empty."""
     command_ids = await send_many(bus, count, **options)
-    worker = Worker(pool, DOMAIN)
-    for received in await worker.receive(batch_size=count):
-        await worker.fail_permanent(received, ValueError("cannot work"))
+    received = await Worker(pool, DOMAIN).receive(batch_size=count)
+    end = settle_error(PermanentCommandError("ValueError", "cannot work"), attempt=1, max_attempts=1, policy=AT_ONCE)
+    await PostgresCommandRepository(pool).settle(DOMAIN, [(one.lease, end) for one in received])
     return command_ids
 
 

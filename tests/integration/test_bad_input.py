@@ -149,6 +149,7 @@ DOORS: list[tuple[str, str, list[Any], Callable[[Doors, Any], object]]] = [
     ("wait_for_reply", "queue", NO_REPLY_QUEUES, lambda d, x: d.bus.wait_for_reply(x, ID)),
     ("wait_for_reply", "command_id", NO_IDS, lambda d, x: d.bus.wait_for_reply("pay__replies", x)),
     ("wait_for_reply", "timeout", NO_SECONDS, lambda d, x: d.bus.wait_for_reply("pay__replies", ID, timeout=x)),
+    ("wait_for_reply", "domain", some(NO_DOMAINS), lambda d, x: d.bus.wait_for_reply("a__replies", ID, domain=x)),
     ("wait_for_batch", "domain", NO_DOMAINS, lambda d, x: d.bus.wait_for_batch(x, ID)),
     ("wait_for_batch", "batch_id", NO_IDS, lambda d, x: d.bus.wait_for_batch("pay", x)),
     ("wait_for_batch", "timeout", NO_SECONDS, lambda d, x: d.bus.wait_for_batch("pay", ID, timeout=x)),

@@ -239,9 +239,9 @@ async def test_workers_on_interleaved_batches_agree_with_a_recount(bus: CommandB
 
     tsq = TroubleshootingQueue(pool)
     workers = [make_worker(pool, registry_of(charge=charge)) for _ in range(2)]
+    for start in range(0, 400, 40):
+        await bus.send_batch(requests[start : start + 40])
     async with running(workers[0], concurrency=20), running(workers[1], concurrency=20):
-        for start in range(0, 400, 40):
-            await bus.send_batch(requests[start : start + 40])
 
         async def all_parked_ones_are_canceled() -> bool:
             waiting = await tsq.list_command_ids(DOMAIN)

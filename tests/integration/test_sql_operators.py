@@ -115,6 +115,7 @@ def test_complete_ends_the_command_with_the_operators_result(bus: Bus) -> None:
         {
             "command_id": str(command_id),
             "correlation_id": str(command_id),
+            "domain": DOMAIN,
             "outcome": "SUCCESS",
             "result": {"by": "hand"},
         }

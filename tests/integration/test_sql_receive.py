@@ -13,7 +13,6 @@ from tests.integration.sql_helpers import (
     errors,
     ids_of,
     in_parallel,
-    in_thread,
     open_bus,
     refusal,
 )
@@ -134,32 +133,30 @@ def test_a_batch_starts_once_with_its_first_command(bus: Bus) -> None:
 def test_two_receives_at_once_start_a_batch_once(bus: Bus) -> None:
     batch_id = bus.create_batch()
     bus.send_new(2, batch_id=batch_id)
-    with open_bus(bus.url) as watcher, open_bus(bus.url) as second:
+    with open_bus(bus.url) as second:
         bus.run("begin")
         bus.receive(limit=1)
-        with in_thread(lambda: second.receive(limit=1)) as late:
-            watcher.wait_until_blocked(second.pid)
-            bus.run("commit")
-            assert len(late.result()) == 1
+        second.run("set lock_timeout = 100")
+        assert len(second.receive(limit=1)) == 1
+        bus.run("commit")
     assert bus.events(batch_id) == ["BATCH_STARTED"]
 
 
-def test_a_receive_begins_batches_in_the_order_of_their_ids(bus: Bus) -> None:
-    """As everybody locks batches; in any other order two calls could wait for each other."""
-    low, high = UUID(int=1), UUID(int=2)
-    for batch_id in (high, low):
-        bus.call("sp_create_batch", domain=DOMAIN, batch_id=batch_id)
+def test_a_sender_that_still_adds_to_a_batch_stops_no_receive(bus: Bus) -> None:
+    held, free = bus.create_batch(), bus.create_batch()
+    for batch_id in (held, free):
         bus.send_new(2, batch_id=batch_id)
-    locking = "select from commandbus.batch where batch_id = %s for update nowait"
-    with open_bus(bus.url) as holder, open_bus(bus.url) as reader:
-        holder.run("begin")
-        holder.run(locking, low)
-        with in_thread(reader.receive) as late:
-            bus.wait_until_blocked(reader.pid)
-            assert bus.run(locking, high) == 1
-            holder.run("commit")
-            assert len(late.result()) == 4
-    assert [bus.events(batch_id) for batch_id in (low, high)] == [["BATCH_STARTED"], ["BATCH_STARTED"]]
+    with open_bus(bus.url) as sender, open_bus(bus.url) as reader:
+        sender.run("begin")
+        sender.send_new(batch_id=held)
+        reader.run("set lock_timeout = 100")
+        received = reader.receive()
+        assert len(received) == 4
+        assert [bus.events(batch_id) for batch_id in (held, free)] == [[], ["BATCH_STARTED"]]
+        sender.run("commit")
+        reader.settle(received[:1], "COMPLETED")
+    assert bus.events(held) == ["BATCH_STARTED"]
+    assert bus.counts(held)[0] == 3
 
 
 def test_a_receive_does_not_wait_for_a_batch_that_has_started(bus: Bus) -> None:

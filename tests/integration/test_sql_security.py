@@ -96,7 +96,13 @@ def live(bus: Recorder) -> None:
     assert set(bus.settle(received[:2], "RETRY", **errors(2, "TRANSIENT", delay=0)).values()) == {"STALE"}
     assert len(bus.receive()) == 2
     parked = received[3]["command_id"]
-    for function in ("list_troubleshooting", "count_troubleshooting", "list_batches", "domain_metrics"):
+    for function in (
+        "list_troubleshooting",
+        "list_troubleshooting_ids",
+        "count_troubleshooting",
+        "list_batches",
+        "domain_metrics",
+    ):
         assert len(bus.call(function, domain=DOMAIN)) == 1
     bus.call("get_payload", domain=DOMAIN, command_id=parked)
     bus.call("find_domains", command_id=parked)

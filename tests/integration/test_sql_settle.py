@@ -9,6 +9,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tests.integration.sql_helpers import (
+    DOMAIN,
     REPLIES,
     Bus,
     Row,
@@ -52,6 +53,7 @@ def test_completed(bus: Bus) -> None:
         {
             "command_id": str(command_id),
             "correlation_id": str(command_id),
+            "domain": DOMAIN,
             "outcome": "SUCCESS",
             "result": {"balance": 7},
         }

@@ -286,7 +286,7 @@ async def test_a_plain_pool_without_autocommit_serves_as_well(
     bus: CommandBus, database_url: str, pool: CommandBusPool
 ) -> None:
     ids = await send_many(bus, 10)
-    async with AsyncConnectionPool(database_url, min_size=1, open=False) as plain:
-        async with running(Worker(plain, DOMAIN, writing(nothing))):
-            await reached(bus, ids)
+    plain = AsyncConnectionPool(database_url, min_size=1, open=False)
+    async with plain, running(Worker(plain, DOMAIN, writing(nothing))):
+        await reached(bus, ids)
     assert await effects(pool) == sorted(ids)

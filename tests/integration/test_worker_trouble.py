@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from psycopg.types.json import Jsonb
 
-from commandbus import CommandBus, CommandBusPool, CommandStatus, HandlerRegistry, Worker
+from commandbus import CommandBus, CommandBusPool, CommandStatus, HandlerRegistry, SendRequest, Worker
 from tests.integration.live import (
     AT_ONCE,
     DOMAIN,
@@ -88,11 +88,11 @@ async def test_a_worker_outlives_the_loss_of_all_its_connections(bus: CommandBus
         await asyncio.sleep(0.01)
 
     async with running(make_worker(pool, registry_of(charge=charge))):
-        ids = []
-        for _ in range(5):
-            ids += await send_many(bus, 20)
+        requests = [SendRequest(DOMAIN, "charge", uuid4(), {}) for _ in range(100)]
+        for start in range(0, 100, 20):
+            await bus.send_batch(requests[start : start + 20], idempotent=True)
             terminate(pool)
-            await pool.recover()
+        ids = [request.command_id for request in requests]
         await reached(bus, ids)
     assert set(runs) == set(ids)
     for command_id in ids:

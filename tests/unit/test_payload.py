@@ -303,4 +303,15 @@ def test_validation_error_is_described_without_input() -> None:
     with pytest.raises(ValidationError) as caught:
         Order.model_validate({"order_id": "canary"})
 
-    assert payload.describe_validation_error(caught.value) == "order_id: uuid_parsing; amount: missing"
+    assert payload.describe_validation_error(caught.value, Order) == "order_id: uuid_parsing; amount: missing"
+
+
+def test_validation_error_is_described_without_keys_of_the_data() -> None:
+    class Book(BaseModel):
+        pages: dict[str, list[int]]
+
+    with pytest.raises(ValidationError) as caught:
+        Book.model_validate({"pages": {"canary": [1, "x"]}})
+
+    assert payload.describe_validation_error(caught.value, Book) == "pages.[key].1: int_parsing"
+    assert "canary" not in payload.describe_validation_error(caught.value)

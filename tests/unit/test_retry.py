@@ -189,7 +189,7 @@ def test_validation_error_stores_no_input() -> None:
     with pytest.raises(ValidationError) as caught:
         Order.model_validate({"amount": "canary"})
 
-    assert settle(caught.value).error_msg == "amount: int_parsing"
+    assert settle(caught.value).error_msg == "[key]: int_parsing"
 
 
 def test_exception_that_cannot_be_printed() -> None:

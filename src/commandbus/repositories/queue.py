@@ -59,12 +59,13 @@ class PgmqClient(Repository):
         )
         return QueueMetrics(*rows[0])
 
-    async def take_replies(self, queue: str, command_ids: Sequence[UUID]) -> list[Reply]:
+    async def take_replies(self, queue: str, command_ids: Sequence[UUID], domain: str | None = None) -> list[Reply]:
         """Take the replies to certain commands out of a reply queue, and leave all others.
 
         Args:
             queue: a reply queue.
             command_ids: 1 to 10,000.
+            domain: the commands' domain; None where no other domain that replies here uses the same ids.
 
         Returns:
             The replies that are there, at most one per command.
@@ -79,8 +80,8 @@ class PgmqClient(Repository):
         check_items(command_ids, "command_ids", object, _MOST_MESSAGES)
         ids = [check_uuid(command_id, "command_id") for command_id in command_ids]
         rows = await self._rows(
-            "select r::text from commandbus.sp_take_replies($1::text, $2::uuid[]) r",
-            (check_reply_queue(queue, "queue"), plain_array(ids)),
+            "select r::text from commandbus.sp_take_replies($1::text, $2::uuid[], $3::text) r",
+            (check_reply_queue(queue, "queue"), plain_array(ids), None if domain is None else check_domain(domain)),
             repeatable=False,
         )
         return [to_reply(decode_leniently(text)) for (text,) in rows]

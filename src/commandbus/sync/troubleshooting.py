@@ -75,12 +75,9 @@ class TroubleshootingQueue:
 
     def list_command_ids(self, domain: str, command_type: str | None = None) -> list[UUID]:
         """Return the ids of all waiting commands of a domain, longest waiting first."""
-        ids: list[UUID] = []
-        while True:
-            page = self.list_troubleshooting(domain, command_type, MAX_PAGE, len(ids))
-            ids += [item.command_id for item in page]
-            if len(page) < MAX_PAGE:
-                return ids
+        return self._commands.list_troubleshooting_ids(
+            check_domain(domain), None if command_type is None else check_command_type(command_type)
+        )
 
     def get_command_domain(self, command_id: UUID) -> str:
         """Return the domain of a command.

@@ -109,7 +109,8 @@ class Engine:
     async def run(self) -> None:
         """Work until stopped, then until everything that was received is settled."""
         keeper = LeaseKeeper(self._commands, self._options.domain, self._options.visibility_timeout, self._held)
-        helpers = [asyncio.create_task(self._settler.run()), asyncio.create_task(keeper.run())]
+        settling = asyncio.create_task(self._settler.run())
+        helpers = [settling, asyncio.create_task(keeper.run())]
         for helper in helpers:
             helper.add_done_callback(self._helper_ended)
         listener = self._start_listener()
@@ -124,7 +125,7 @@ class Engine:
                 helpers.append(listener)
                 listener.cancel()
             try:
-                await self._wind_down()
+                await self._wind_down(settling)
             finally:
                 await _end([*helpers, *self._slots])
                 self._threads.shutdown(wait=False, cancel_futures=True)
@@ -137,7 +138,6 @@ class Engine:
             self._failure = helper.exception()
             self.stop()
             self.cancel()
-            self._settler.abandon()
 
     def _start_listener(self) -> asyncio.Task[None] | None:
         if self._options.connect is None:
@@ -260,6 +260,8 @@ class Engine:
                 self._freed.set()
             if settlement is not None:
                 self._settler.add(received, settlement)
+            if task.cancelling():
+                break  # the handler refused to be cancelled; the next one must not inherit that
         self._slots.discard(task)
         self._wake_slot()
 
@@ -274,12 +276,14 @@ class Engine:
             policy=self._options.policy,
         )
 
-    async def _wind_down(self) -> None:
-        """Return when nothing runs and everything is stored."""
+    async def _wind_down(self, settling: asyncio.Task[None]) -> None:
+        """Return when nothing runs and everything is stored, or nothing can be stored any more."""
         while self._running:
             self._freed.clear()
             await self._freed.wait()
-        await self._settler.drain()
+        drained = asyncio.create_task(self._settler.drain())
+        await asyncio.wait({drained, settling}, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import Executor
+from contextlib import AsyncExitStack
 from typing import Any
 
 import psycopg
@@ -59,7 +60,7 @@ class Runner:
         """Return what to store about the attempt, or None when the handler's transaction has stored it."""
         try:
             return await self._attempt(received)
-        except Exception as error:  # the one place where anything may come: a handler raised it
+        except (Exception, SystemExit) as error:  # the one place where anything may come: a handler raised it
             logger.debug("handler raised", extra={"command_id": received.command.command_id}, exc_info=True)
             return settle_error(
                 error,
@@ -82,19 +83,20 @@ class Runner:
 
     async def _run_in_transaction(self, registration: Registration, received: ReceivedCommand) -> Settlement | None:
         """Run a handler whose writes commit with its completion, or not at all."""
-        try:
-            async with self._pool.connection() as connection:
-                received.context.transaction = connection
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self._pool.connection())
+            except PoolTimeout:
+                facts = {"command_id": received.command.command_id}
+                logger.warning("no connection for a transactional handler", extra=facts)
+                return RELEASE
+            received.context.transaction = connection
+            try:
                 await self._run_on(connection, registration, received)
-        except _RolledBackError as stop:
-            return stop.settlement
-        except PoolTimeout:
-            logger.warning(
-                "no connection for a transactional handler", extra={"command_id": received.command.command_id}
-            )
-            return RELEASE
-        finally:
-            received.context.transaction = None
+            except _RolledBackError as stop:
+                return stop.settlement
+            finally:
+                received.context.transaction = None
         return None
 
     async def _run_on(

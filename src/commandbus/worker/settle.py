@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import psycopg
 
-from commandbus.errors import InvalidArgumentError
+from commandbus.errors import CommandBusError
 from commandbus.models import ErrorType, TsqReason
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.retry import Outcome, Settlement
@@ -57,10 +57,6 @@ class Settler:
         """Return when everything is stored."""
         await self._empty.wait()
 
-    def abandon(self) -> None:
-        """Let `drain` return though not everything is stored: nothing will be any more."""
-        self._empty.set()
-
     async def run(self) -> None:
         """Store what arrives, until cancelled."""
         while True:
@@ -81,7 +77,7 @@ class Settler:
         """Store a group; one end that the database cannot take does not hold the others up."""
         try:
             await self._settle(group)
-        except (psycopg.Error, InvalidArgumentError) as error:
+        except (psycopg.Error, CommandBusError) as error:
             if len(group) > 1:
                 half = len(group) // 2
                 await self._store(group[:half])

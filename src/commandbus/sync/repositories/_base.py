@@ -4,6 +4,7 @@
 import random
 from collections.abc import Sequence
 from typing import Any, Self
+from uuid import UUID
 
 import psycopg
 from psycopg import Connection, RawCursor
@@ -14,6 +15,7 @@ from commandbus._compat import sleep
 from commandbus.errors import (
     CommandBusError,
     DatabaseUnavailableError,
+    DuplicateCommandError,
     InvalidArgumentError,
     InvalidOperationError,
     PoolTimeoutError,
@@ -24,6 +26,7 @@ from commandbus.settings import CommandBusSettings
 # Two transactions got into each other's way; nothing was done, and the same call will work.
 _COLLISIONS = frozenset({"40001", "40P01"})
 _MOST_TRIES = 5
+_MOST_LOSSES = 3
 _CURSOR = "_commandbus_cursor"
 
 Row = tuple[Any, ...]
@@ -87,7 +90,7 @@ class Repository:
             except psycopg.Error as error:
                 failure = translate(error)
                 collided = error.sqlstate in _COLLISIONS and tries < _MOST_TRIES
-                lost = isinstance(failure, DatabaseUnavailableError) and repeatable and tries == 1
+                lost = isinstance(failure, DatabaseUnavailableError) and repeatable and tries < _MOST_LOSSES
             if lost:
                 recover(self._source)
             elif collided:
@@ -154,6 +157,8 @@ def translate(error: psycopg.Error) -> Exception:
     The server's text can quote a payload, so only its primary message is kept.
     """
     ours: CommandBusError | None = from_sqlstate(error.sqlstate, error.diag.message_primary or "")
+    if isinstance(ours, DuplicateCommandError) and error.diag.message_detail:
+        ours.command_id = UUID(error.diag.message_detail)
     if ours is not None:
         return ours
     if isinstance(error, PoolClosed):

@@ -1,12 +1,15 @@
 # Printed from ../../repositories/command.py by tools/async_to_sync.py; edit that file.
 """Commands: send, receive, settle, extend; find and list; operators' verdicts."""
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from commandbus.errors import DatabaseUnavailableError
+from psycopg import Connection
+
+from commandbus.errors import DatabaseUnavailableError, DuplicateCommandError
 from commandbus.models import (
     CommandMetadata,
     CommandStatus,
@@ -18,7 +21,7 @@ from commandbus.models import (
 from commandbus.payload import decode_leniently
 from commandbus.retry import Settlement
 from commandbus.sync.repositories._arrays import optional_array, plain_array, text_array
-from commandbus.sync.repositories._base import Repository, Row
+from commandbus.sync.repositories._base import Repository, Row, recover
 
 _COLUMNS = (
     "domain, command_id, command_type, status, attempts, max_attempts, msg_id, correlation_id, reply_queue,"
@@ -78,6 +81,9 @@ class PostgresCommandRepository(Repository):
     def send(self, domain: str, command: OutgoingCommand) -> int:
         """Store and enqueue one command.
 
+        After a lost connection nobody knows whether the first try was carried out. A second one finds out: it
+        succeeds, or the command is there and as young as the first try.
+
         Returns:
             The message's msg_id.
 
@@ -87,31 +93,51 @@ class PostgresCommandRepository(Repository):
 
         Source: ``commandbus.sp_send_command``.
         """
+        began_at = time.monotonic()
         try:
-            return int(
-                self._value(
-                    "select commandbus.sp_send_command($1::text, $2::uuid, $3::text, $4::jsonb, $5::uuid, $6::text,"
-                    " $7::int, $8::boolean, $9::int)",
-                    (
-                        domain,
-                        str(command.command_id),
-                        command.command_type,
-                        command.data,
-                        command.correlation_id,
-                        command.reply_to,
-                        command.max_attempts,
-                        self._settings.notify,
-                        self._settings.max_payload_bytes,
-                    ),
-                    repeatable=False,
-                )
-            )
+            return self._send_once(domain, command)
         except DatabaseUnavailableError:
-            # Whether it was committed cannot be known, but the same id can be sent again without harm.
-            if not self._owns_transactions:
+            if isinstance(self._source, Connection):
                 raise
-        sent = self.send_many(domain, [command], idempotent=True)
-        return sent[0].msg_id
+            recover(self._source)
+        try:
+            return self._send_once(domain, command)
+        except DuplicateCommandError:
+            msg_id = self._find_younger(domain, command, time.monotonic() - began_at)
+            if msg_id is None:
+                raise
+            return msg_id
+
+    def _send_once(self, domain: str, command: OutgoingCommand) -> int:
+        try:
+            msg_id = self._value(
+                "select commandbus.sp_send_command($1::text, $2::uuid, $3::text, $4::jsonb, $5::uuid, $6::text,"
+                " $7::int, $8::boolean, $9::int)",
+                (
+                    domain,
+                    str(command.command_id),
+                    command.command_type,
+                    command.data,
+                    command.correlation_id,
+                    command.reply_to,
+                    command.max_attempts,
+                    self._settings.notify,
+                    self._settings.max_payload_bytes,
+                ),
+                repeatable=False,
+            )
+        except DuplicateCommandError:
+            raise DuplicateCommandError(domain, command.command_id) from None
+        return int(msg_id)
+
+    def _find_younger(self, domain: str, command: OutgoingCommand, seconds: float) -> int | None:
+        """Return the msg_id of a command of the same type that was sent at most *seconds* ago, or None."""
+        rows = self._rows(
+            "select msg_id from commandbus.get_command($1::text, $2::uuid) where command_type = $3::text"
+            " and created_at >= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $4::float8)",
+            (domain, command.command_id, command.command_type, seconds),
+        )
+        return rows[0][0] if rows else None
 
     def send_many(
         self,
@@ -315,6 +341,16 @@ class PostgresCommandRepository(Repository):
             (domain, command_type, limit, offset),
         )
         return [_to_item(row) for row in rows]
+
+    def list_troubleshooting_ids(self, domain: str, command_type: str | None = None) -> list[UUID]:
+        """Return the ids of all commands of a domain that wait for an operator, longest waiting first.
+
+        Source: ``commandbus.list_troubleshooting_ids``.
+        """
+        rows = self._rows(
+            "select * from commandbus.list_troubleshooting_ids($1::text, $2::text)", (domain, command_type)
+        )
+        return [command_id for (command_id,) in rows]
 
     def count_troubleshooting(
         self, domain: str | None = None, command_type: str | None = None
