@@ -225,8 +225,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if commandbus._reply_table(p_queue) is null then
-        raise exception 'reply_to: there is no reply queue of this name; reply queues are called <domain>__replies'
-            using errcode = 'CB005';
+        raise exception 'there is no reply queue "%": reply queues are called <domain>__replies and made by'
+            ' "commandbus queue create <domain>"', p_queue using errcode = 'CB005';
     end if;
 end $$;
 

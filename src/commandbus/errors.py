@@ -156,17 +156,14 @@ class HandlerError(CommandBusError):
     """The base of the errors that a handler raises to say what becomes of its command.
 
     Args:
-        code: what happened, for programs; 1 to 100 characters.
+        code: what happened, for programs; cut after 100 characters, and the class's name where it is empty.
         message: what happened, for people; stored up to 2,000 characters, so it should hold no secrets.
         details: JSON object of further facts, stored with the attempt.
-
-    Raises:
-        InvalidArgumentError: *code* is empty, too long or no string.
     """
 
     def __init__(self, code: str, message: str, details: Mapping[str, Any] | None = None) -> None:
-        if not isinstance(code, str) or not 0 < len(code) <= MAX_CODE_LENGTH:
-            raise InvalidArgumentError("code", f"must be a string of 1 to {MAX_CODE_LENGTH} characters")
+        # Never refused: what the handler decided matters more than how it is labelled.
+        code = str(code or "")[:MAX_CODE_LENGTH] or type(self).__name__
         super().__init__(f"{code}: {message}")
         self.code = code
         self.error_message = message

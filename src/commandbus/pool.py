@@ -137,6 +137,9 @@ class CommandBusPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         """
         if os.getpid() != self._owner:
             raise InvalidOperationError("the pool was made before a fork: make one pool in each process")
+        if self.closed:
+            state = "is not open" if self._server is None else "was closed"
+            raise InvalidOperationError(f"the pool {state}: use it in `async with`, or call `open`")
         return await super().getconn(timeout)
 
     async def recover(self) -> None:

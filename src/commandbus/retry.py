@@ -180,7 +180,10 @@ def _describe(error: BaseException) -> tuple[str, str, str | None]:
             # The whole text of a database error can quote the row or the JSON that it is about; of a data exception
             # (class 22) even the primary message quotes the value.
             state = error.sqlstate or "no SQLSTATE"
-            primary = error.diag.message_primary or "no message from the server"
+            primary = (
+                error.diag.message_primary
+                or "raised by psycopg itself, which may quote a password; see the log at DEBUG"
+            )
             code, message = type(error).__name__, state if state.startswith("22") else f"{state}: {primary}"
         case _:
             code, message = type(error).__name__, _text_of(error)

@@ -15,13 +15,10 @@ from commandbus import (
     CommandBus,
     CommandBusPool,
     HandlerRegistry,
-    PermanentCommandError,
-    PostgresCommandRepository,
     RetryPolicy,
     SendRequest,
     Worker,
 )
-from commandbus.retry import settle_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -150,11 +147,11 @@ async def events(bus: CommandBus, command_id: UUID) -> list[str]:
 
 
 async def park(bus: CommandBus, pool: AsyncConnectionPool[Any], count: int = 1, **options: Any) -> list[UUID]:
-    """Send commands and move them to the TSQ; the queue must have been empty."""
+    """Send commands and move them to the TSQ one after the other; the queue must have been empty."""
     command_ids = await send_many(bus, count, **options)
-    received = await Worker(pool, DOMAIN).receive(batch_size=count)
-    end = settle_error(PermanentCommandError("ValueError", "cannot work"), attempt=1, max_attempts=1, policy=AT_ONCE)
-    await PostgresCommandRepository(pool).settle(DOMAIN, [(one.lease, end) for one in received])
+    worker = Worker(pool, DOMAIN)
+    for received in await worker.receive(batch_size=count):
+        await worker.fail_permanent(received, ValueError("cannot work"))
     return command_ids
 
 

@@ -243,3 +243,17 @@ def test_psql_comes_with_the_server() -> None:
         missing("the extra 'embedded' is not installed")
     version = subprocess.run((psql_path(), "--version"), capture_output=True, text=True, check=True)
     assert version.stdout.startswith("psql (PostgreSQL) 18")
+
+
+def test_a_live_server_whose_socket_was_deleted_is_not_taken_for_a_dead_one(directory: Path) -> None:
+    with EmbeddedServer(directory, settings=FAST) as server:
+        found = server.status()
+        assert found.url is not None
+        with psycopg.connect(found.url) as client:
+            (directory,) = client.execute("show unix_socket_directories").fetchone() or ("",)
+            (Path(directory) / ".s.PGSQL.5432").unlink()
+            with pytest.raises(EmbeddedServerError, match=r"its socket in .* was deleted"):
+                EmbeddedServer(directory).start()
+            assert client.execute("select 1").fetchone() == (1,)
+        server.stop()
+        assert server.start().status().running

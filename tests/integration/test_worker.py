@@ -65,7 +65,6 @@ async def test_a_handler_that_returns_completes_its_command_and_answers(bus: Com
     assert (context.attempt, context.max_attempts, context.command_id) == (1, 7, command_id)
     (reply,) = await replies_to(pool, command_id)
     assert reply == {
-        "domain": DOMAIN,
         "command_id": str(command_id),
         "correlation_id": str(command_id),
         "domain": DOMAIN,

@@ -99,7 +99,8 @@ async def test_a_handler_whose_lease_is_lost_is_stopped_and_cannot_extend_it(
             raise
 
     command_id = await send(bus)
-    async with running(make_worker(pool, registry_of(charge=charge), visibility_timeout=1), poll_interval=60):
+    worker = make_worker(pool, registry_of(charge=charge), visibility_timeout=1)
+    async with running(worker, poll_interval=60, use_notify=False):  # it must not take the command again itself
         await gate.began.wait()
         await rows(pool, f"update pgmq.q_{QUEUE} set vt = clock_timestamp() - interval '1 second'")
         (other,) = await Worker(pool, DOMAIN).receive()

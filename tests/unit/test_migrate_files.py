@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,10 +102,8 @@ def test_a_missing_or_empty_directory_is_refused(tmp_path: Path) -> None:
         discover(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, "V1__a.sql")
-    (tmp_path / "V1__a.sql").chmod(0)
+    (tmp_path / "V1__a.sql").symlink_to("V1__a.sql")  # a loop, which not even root can read
     with pytest.raises(MigrationError, match="cannot read"):
         discover(tmp_path)
 

@@ -105,6 +105,7 @@ def worker(
         stop_at_end_of_input()
     if processes == 1:
         _serve_here(target, options, settings)
+    load_registry(target, options.domain)  # what cannot be imported fails here, not over and over in each process
     asked = _Asked(target, options, retry_delays, log_level, log_format)
     environment = os.environ | {URL_VARIABLE: settings.database_url.get_secret_value()}
     raise typer.Exit(asyncio.run(Supervisor(asked.command(), environment, options.grace).run(processes, settings)))

@@ -269,7 +269,12 @@ class CommandBus:
         queue = f"{check_domain(domain)}__replies" if reply_to is None else check_reply_queue(reply_to)
         command_id = uuid4() if command_id is None else command_id
         sent = self.send(domain, command_type, command_id, data, correlation_id, queue, max_attempts)
-        reply = self.wait_for_reply(queue, sent.command_id, timeout=timeout, domain=domain)
+        try:
+            reply = self.wait_for_reply(queue, sent.command_id, timeout=timeout, domain=domain)
+        except ReplyTimeoutError as error:
+            command = self.get_command(domain, sent.command_id)
+            status = "gone" if command is None else command.status
+            raise ReplyTimeoutError(f"{error}; the command is {status}", command_id=sent.command_id) from None
         match reply.outcome:
             case ReplyOutcome.SUCCESS:
                 return reply.result

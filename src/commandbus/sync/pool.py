@@ -138,6 +138,9 @@ class CommandBusPool(ConnectionPool[Connection[TupleRow]]):
         """
         if os.getpid() != self._owner:
             raise InvalidOperationError("the pool was made before a fork: make one pool in each process")
+        if self.closed:
+            state = "is not open" if self._server is None else "was closed"
+            raise InvalidOperationError(f"the pool {state}: use it in `with`, or call `open`")
         return super().getconn(timeout)
 
     def recover(self) -> None:

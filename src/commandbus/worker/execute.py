@@ -1,6 +1,7 @@
 """Runs one command's handler and decides what becomes of the attempt."""
 
 import logging
+import traceback
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from typing import Any
@@ -60,14 +61,15 @@ class Runner:
         """Return what to store about the attempt, or None when the handler's transaction has stored it."""
         try:
             return await self._attempt(received)
-        except (Exception, SystemExit) as error:  # the one place where anything may come: a handler raised it
-            logger.debug("handler raised", extra={"command_id": received.command.command_id}, exc_info=True)
-            return settle_error(
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (the one place where anything may come: a handler)
+            settlement = settle_error(
                 error,
                 attempt=received.context.attempt,
                 max_attempts=received.context.max_attempts,
                 policy=self._policy,
             )
+            _log_failure(received, error, settlement)
+            return settlement
 
     async def _attempt(self, received: ReceivedCommand) -> Settlement | None:
         command = received.command
@@ -131,3 +133,22 @@ class Runner:
                 # Nothing is left to say so in the audit. Giving the lease back, which is refused as well, does.
                 raise _RolledBackError(RELEASE) from None
             raise
+
+
+def _log_failure(received: ReceivedCommand, error: BaseException, settlement: Settlement) -> None:
+    """Say what failed and where. The error's text can hold a payload: it is stored, and logged at DEBUG only."""
+    frames = traceback.extract_tb(error.__traceback__)
+    command = received.command
+    logger.warning(
+        "attempt failed",
+        extra={
+            "domain": command.domain,
+            "command_type": command.command_type,
+            "command_id": command.command_id,
+            "attempt": received.context.attempt,
+            "outcome": settlement.outcome,
+            "error_code": settlement.error_code,
+            "at": f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
+        },
+    )
+    logger.debug("handler raised", extra={"command_id": command.command_id}, exc_info=error)

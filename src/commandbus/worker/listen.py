@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from commandbus.errors import DatabaseUnavailableError
+from commandbus.errors import CommandBusError, DatabaseUnavailableError
 from commandbus.worker.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Listener:
             except (psycopg.Error, DatabaseUnavailableError, OSError) as error:
                 logger.warning(
                     "listening stopped, connecting again",
-                    extra={"queue": self._queue, "error": type(error).__name__},
+                    extra={"queue": self._queue, "error": type(error).__name__, "reason": _reason(error)},
                 )
             await asyncio.sleep(backoff.next())
 
@@ -54,3 +54,8 @@ class Listener:
             async for _ in connection.notifies(timeout=_HEARTBEAT):
                 self._wake()
             await connection.execute("select 1")  # finds out whether the server is still there
+
+
+def _reason(error: Exception) -> str | None:
+    """Return the text of an error of ours, which names no password."""
+    return str(error) if isinstance(error, CommandBusError) else None
