@@ -225,8 +225,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if commandbus._reply_table(p_queue) is null then
-        raise exception 'there is no reply queue "%": reply queues are called <domain>__replies and made by'
-            ' "commandbus queue create <domain>"', p_queue using errcode = 'CB005';
+        raise exception 'reply_to: there is no reply queue "%": they are called <domain>__replies, and made by'
+            ' "commandbus queue create <domain>"', left(p_queue, 60) using errcode = 'CB005';
     end if;
 end $$;
 
@@ -679,11 +679,9 @@ declare
     v_now      timestamptz := clock_timestamp();
     v_msg_id   bigint;
 begin
-    if v_sequence is null then
-        perform commandbus._command_table(p_domain);  -- raises what is wrong
-    end if;
-    if p_command_id is null or p_command_type is null or p_data is null or p_max_attempts not between 1 and 1000
+    if v_sequence is null or p_command_id is null or p_command_type is null or p_data is null or p_max_attempts not between 1 and 1000
         or p_reply_queue <> '' or octet_length(p_data::text) > p_max_payload_bytes then
+        perform commandbus._command_table(p_domain);
         perform commandbus._check_send(
             p_domain, array[p_command_id], array[p_command_type], array[p_data], null, array[p_reply_queue],
             array[p_max_attempts], null, p_max_payload_bytes);

@@ -366,7 +366,7 @@ class CommandBus:
         limit: int = 100,
         offset: int = 0,
     ) -> list[CommandMetadata]:
-        """Return a batch's commands in the order they were sent; *limit* is 1 to 1,000."""
+        """Return a batch's commands, oldest first; *limit* is 1 to 1,000."""
         return await self._commands.list_batch(
             check_domain(domain),
             check_uuid(batch_id, "batch_id"),

@@ -66,7 +66,7 @@ def commands(
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List a batch's commands in the order they were sent."""
+    """List a batch's commands, oldest first."""
     with open_pool(database_url) as pool:
         found = CommandBus(pool).list_batch_commands(domain, batch_id, status=status, limit=limit, offset=offset)
     if as_json:

@@ -20,6 +20,7 @@ from commandbus.errors import (
     PoolTimeoutError,
     from_sqlstate,
 )
+from commandbus.pool import CommandBusPool
 from commandbus.settings import CommandBusSettings
 
 # Two transactions got into each other's way; nothing was done, and the same call will work.
@@ -82,8 +83,7 @@ class Repository:
         while True:
             tries += 1
             try:
-                async with self._source.connection() as connection:
-                    return await _execute(_cursor_of_pooled(connection), sql, parameters)
+                return await _execute_on_pool(self._source, sql, parameters)
             except PoolTimeout:
                 raise PoolTimeoutError("no connection became free in time") from None
             except psycopg.Error as error:
@@ -106,6 +106,18 @@ class Repository:
         """Return the only value of one call; as `_rows` otherwise."""
         rows = await self._rows(sql, parameters, repeatable=repeatable)
         return rows[0][0]
+
+
+async def _execute_on_pool(pool: AsyncConnectionPool[Any], sql: str, parameters: Sequence[object]) -> list[Row]:
+    if not isinstance(pool, CommandBusPool):
+        async with pool.connection() as connection:
+            return await _execute(_cursor_of_pooled(connection), sql, parameters)
+    # Ours is in autocommit: the commit that `connection` makes at its end would only cost time.
+    connection = await pool.getconn()
+    try:
+        return await _execute(_cursor_of_pooled(connection), sql, parameters)
+    finally:
+        await pool.putconn(connection)
 
 
 async def _execute(cursor: AsyncRawCursor[Row], sql: str, parameters: Sequence[object]) -> list[Row]:

@@ -315,7 +315,7 @@ class PostgresCommandRepository(Repository):
     async def list_batch(
         self, domain: str, batch_id: UUID, *, status: str | None = None, limit: int = 100, offset: int = 0
     ) -> list[CommandMetadata]:
-        """Return a batch's commands in the order they were sent. Source: ``commandbus.list_batch_commands``."""
+        """Return a batch's commands, oldest first. Source: ``commandbus.list_batch_commands``."""
         rows = await self._rows(
             f"select {_COLUMNS} from commandbus.list_batch_commands($1::text, $2::uuid, $3::text, $4::int, $5::int)",  # noqa: S608
             (domain, batch_id, status, limit, offset),

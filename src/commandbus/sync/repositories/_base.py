@@ -22,6 +22,7 @@ from commandbus.errors import (
     from_sqlstate,
 )
 from commandbus.settings import CommandBusSettings
+from commandbus.sync.pool import CommandBusPool
 
 # Two transactions got into each other's way; nothing was done, and the same call will work.
 _COLLISIONS = frozenset({"40001", "40P01"})
@@ -83,8 +84,7 @@ class Repository:
         while True:
             tries += 1
             try:
-                with self._source.connection() as connection:
-                    return _execute(_cursor_of_pooled(connection), sql, parameters)
+                return _execute_on_pool(self._source, sql, parameters)
             except PoolTimeout:
                 raise PoolTimeoutError("no connection became free in time") from None
             except psycopg.Error as error:
@@ -107,6 +107,18 @@ class Repository:
         """Return the only value of one call; as `_rows` otherwise."""
         rows = self._rows(sql, parameters, repeatable=repeatable)
         return rows[0][0]
+
+
+def _execute_on_pool(pool: ConnectionPool[Any], sql: str, parameters: Sequence[object]) -> list[Row]:
+    if not isinstance(pool, CommandBusPool):
+        with pool.connection() as connection:
+            return _execute(_cursor_of_pooled(connection), sql, parameters)
+    # Ours is in autocommit: the commit that `connection` makes at its end would only cost time.
+    connection = pool.getconn()
+    try:
+        return _execute(_cursor_of_pooled(connection), sql, parameters)
+    finally:
+        pool.putconn(connection)
 
 
 def _execute(cursor: RawCursor[Row], sql: str, parameters: Sequence[object]) -> list[Row]:
