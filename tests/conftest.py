@@ -10,6 +10,7 @@ from commandbus import CommandBus, CommandBusPool
 from commandbus.migrate import migrate
 from commandbus.sync import CommandBusPool as SyncCommandBusPool
 from tests.support import Server, any_server, batch_counters_off
+from tests.traps import set_traps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -23,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("auto", "embedded", "15", "url", "container"),
         help="where PostgreSQL comes from; auto: the URL in the environment, else embedded",
     )
+    parser.addoption("--hostile", action="store_true", help="set traps in schema public of every migrated database")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,10 +40,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def template_database(server: Server) -> Iterator[str]:
+def template_database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a database migrated once, V001 and V002, that nobody is connected to."""
     with server.database() as url:
         migrate(url, with_e2e=True)
+        if request.config.getoption("--hostile"):
+            set_traps(url)
         yield server.database_name(url)
 
 

@@ -111,7 +111,9 @@ def batch_commands(count: int, command_type: str = "charge", **options: Any) -> 
 
 async def rows(pool: AsyncConnectionPool[Any], statement: str, *parameters: object) -> list[tuple[Any, ...]]:
     """Return the rows of a statement."""
-    async with pool.connection() as connection, connection.cursor() as cursor:
+    async with pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
+        if "pgmq." in statement:  # PGMQ's own functions look names up in the session's path
+            await cursor.execute("set local search_path = pg_catalog")
         await cursor.execute(statement.encode(), parameters or None)
         return [] if cursor.description is None else await cursor.fetchall()
 

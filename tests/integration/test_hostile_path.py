@@ -20,56 +20,19 @@ from tests.integration.live import (
     send,
     send_many,
 )
+from tests.traps import set_traps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from commandbus import Command, HandlerContext
 
-# What PGMQ, our functions and the pool call, as a role that may create in public could write it.
-HOSTILE = {
-    "make_interval(secs integer)": "interval",
-    "make_interval(secs double precision)": "interval",
-    "lower(text)": "text",
-    "now()": "timestamptz",
-    "clock_timestamp()": "timestamptz",
-    "format(text, variadic text[])": "text",
-    "format(text, text)": "text",
-    "jsonb_build_object(text, uuid)": "jsonb",
-    "to_regclass(text)": "regclass",
-    "nextval(regclass)": "bigint",
-    "pg_notify(text, text)": "void",
-    "cardinality(uuid[])": "int",
-    "set_config(text, text, boolean)": "text",
-    "current_setting(text)": "text",
-    "pg_is_in_recovery()": "boolean",
-    "version()": "text",
-}
-OPERATORS = {"=": "text, text", "->>": "jsonb, text", "||": "text, text", "<=": "timestamptz, timestamptz"}
-
 
 @pytest.fixture
 def hostile_url(database_url: str) -> Iterator[str]:
     """A database whose schema public raises at every turn, and where everybody's path begins there."""
+    set_traps(database_url)
     with psycopg.connect(database_url, autocommit=True) as connection:
-        for signature, result in HOSTILE.items():
-            connection.execute(
-                f"create function public.{signature} returns {result} language plpgsql"
-                " as $$ begin raise exception 'hijacked'; end $$".encode()
-            )
-        connection.execute(
-            "create function public.seize(uuid[], uuid) returns uuid[] language plpgsql"
-            " as $$ begin raise exception 'hijacked'; end $$;"
-            "create aggregate public.array_agg(uuid) (sfunc = public.seize, stype = uuid[])"
-        )
-        for number, (name, operands) in enumerate(OPERATORS.items()):
-            left, right = operands.split(", ")
-            connection.execute(
-                f"create function public.seize_{number}({operands}) returns boolean language plpgsql"
-                " as $$ begin raise exception 'hijacked'; end $$;"
-                f"create operator public.{name} (leftarg = {left}, rightarg = {right},"
-                f" function = public.seize_{number})".encode()
-            )
         (database,) = connection.execute("select current_database()").fetchone() or ("",)
         connection.execute(f'alter database "{database}" set search_path = public, pg_catalog'.encode())
     yield database_url

@@ -54,6 +54,8 @@ BODY = "language plpgsql as $$ begin raise exception 'hostile code ran'; end $$"
 def hostile_url(database_url: str) -> str:
     """Give a database whose schema public holds traps."""
     with open_bus(database_url, "pg_catalog") as owner:
+        owner.run("drop schema public cascade")  # there may be other traps in it
+        owner.run("create schema public")
         for function in FUNCTIONS:
             result = "setof uuid" if function == "unnest(uuid[])" else "text"
             result = "anyelement" if function == "unnest(anyarray)" else result
