@@ -32,7 +32,7 @@ from contestants import CONTESTANTS
 SMOKE = bool(os.environ.get("COMMANDBUS_BENCH_SMOKE"))
 ROUNDS = 1 if SMOKE else int(os.environ.get("COMMANDBUS_BENCH_ROUNDS", "3"))
 DRAIN = 3_000 if SMOKE else int(os.environ.get("COMMANDBUS_BENCH_JOBS", "200000"))
-ONE = 200 if SMOKE else 3_000
+ONE = 200 if SMOKE else 10_000
 PACED = 50 if SMOKE else 300
 INTERVAL = 0.01
 LONGEST_DRAIN = 180.0

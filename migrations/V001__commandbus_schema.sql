@@ -270,14 +270,15 @@ begin
     end loop;
 end $$;
 
--- commandbus.sp_create_domain: make a domain's command queue and reply queue, if they are not there yet.
+-- commandbus.sp_create_domain: make a domain's command queue, reply queue and function send_to_<domain>, as far as
+-- they are not there yet.
 --
 -- PGMQ's index on vt serves none of its queries, and because of it every delivery rewrites all index entries of a
 -- message. Without it, and with half of each page free, a delivery changes the message's page only.
 --
 -- Returns  whether anything had to be made.
 -- Raises   CB007 for a bad name.
--- Locks    PGMQ's lock for the queue name; nothing when both queues exist.
+-- Locks    PGMQ's lock for the queue name; nothing when all is there.
 create function commandbus.sp_create_domain(p_domain text)
 returns boolean
 language plpgsql
@@ -313,6 +314,13 @@ begin
             perform commandbus._deliver(array_fill(v_queue, array[cardinality(v_waiting)]), v_waiting, true);
         end if;
     end loop;
+    if to_regproc('commandbus.send_to_' || p_domain) is null then
+        perform pgmq.acquire_queue_lock(p_domain || '__commands');
+        if to_regproc('commandbus.send_to_' || p_domain) is null then
+            perform commandbus._write_sender(p_domain);
+            v_made := true;
+        end if;
+    end if;
     return v_made;
 end $$;
 
@@ -651,7 +659,7 @@ begin
     where cardinality(v_stored) = v_asked or a.msg_id = any (v_sent);
 end $$;
 
--- commandbus.sp_send_command: store and enqueue one command; sp_send_commands for a set of one, at half its price.
+-- commandbus.sp_send_command: store and enqueue one command, by the domain's own send_to_<domain>.
 --
 -- Returns  its msg_id.
 -- Raises   CB001, CB004, CB005, CB006, CB007 as sp_send_commands.
@@ -672,46 +680,82 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_queue    text := p_domain || '__commands';
-    v_sequence regclass := case  -- before PostgreSQL 16 to_regclass raises on what is no name
-        when p_domain ~ '^[a-z][a-z0-9_]{0,36}$' then to_regclass('pgmq.q_' || v_queue || '_msg_id_seq')
-    end;
-    v_now      timestamptz := clock_timestamp();
-    v_msg_id   bigint;
+    v_msg_id bigint;
 begin
-    if v_sequence is null or p_command_id is null or p_command_type is null or p_data is null or p_max_attempts not between 1 and 1000
-        or p_reply_queue <> '' or octet_length(p_data::text) > p_max_payload_bytes then
-        perform commandbus._command_table(p_domain);
+    perform commandbus._command_table(p_domain);
+    execute format('select commandbus.%I($1, $2, $3, $4, $5, $6, $7, $8)', 'send_to_' || p_domain)
+    into v_msg_id
+    using p_command_id, p_command_type, p_data, p_correlation_id, p_reply_queue, p_max_attempts, p_notify,
+        p_max_payload_bytes;
+    return v_msg_id;
+end $$;
+
+-- commandbus._write_sender: make the function send_to_<domain>, which is sp_send_commands for one command of that
+-- domain at a third of the price: as the queue's name stands in it, each connection plans its statements only once.
+--
+-- Locks    nothing that exists before.
+create function commandbus._write_sender(p_domain text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format($sql$
+create function commandbus.%1$I(
+    p_command_id        uuid,
+    p_command_type      text,
+    p_data              jsonb,
+    p_correlation_id    uuid    default null,
+    p_reply_queue       text    default null,
+    p_max_attempts      int     default 3,
+    p_notify            boolean default true,
+    p_max_payload_bytes int     default 262144
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $sender$
+declare
+    v_now    timestamptz := clock_timestamp();
+    v_msg_id bigint := nextval(to_regclass(%5$L));
+begin
+    if v_msg_id is null or p_command_id is null or p_command_type is null or p_data is null
+        or p_max_attempts not between 1 and 1000 or p_reply_queue <> ''
+        or octet_length(p_data::text) > p_max_payload_bytes then
+        perform commandbus._command_table(%2$L);
         perform commandbus._check_send(
-            p_domain, array[p_command_id], array[p_command_type], array[p_data], null, array[p_reply_queue],
+            %2$L, array[p_command_id], array[p_command_type], array[p_data], null, array[p_reply_queue],
             array[p_max_attempts], null, p_max_payload_bytes);
     end if;
-    v_msg_id := nextval(v_sequence);
 
     insert into commandbus.command (
         domain, queue_name, msg_id, command_id, command_type, status, max_attempts, created_at, updated_at, reply_queue,
         correlation_id)
     values (
-        p_domain, v_queue, v_msg_id, p_command_id, p_command_type, 'PENDING', coalesce(p_max_attempts, 3), v_now, v_now,
+        %2$L, %3$L, v_msg_id, p_command_id, p_command_type, 'PENDING', coalesce(p_max_attempts, 3), v_now, v_now,
         coalesce(p_reply_queue, ''), coalesce(p_correlation_id, p_command_id))
     on conflict on constraint command_pk do nothing;
     if not found then
-        raise exception 'command % exists in domain "%"', p_command_id, p_domain
+        raise exception 'command %% exists in domain "%2$s"', p_command_id
             using errcode = 'CB001', detail = p_command_id::text;
     end if;
     insert into commandbus.audit (domain, command_id, msg_id, event_type, ts)
-    values (p_domain, p_command_id, v_msg_id, 'SENT', v_now);
+    values (%2$L, p_command_id, v_msg_id, 'SENT', v_now);
 
-    execute format(
-        'insert into pgmq.%I (msg_id, read_ct, enqueued_at, vt, message) overriding system value'
-        ' values ($1, 0, $2, $2, $3)', 'q_' || v_queue)
-    using v_msg_id, v_now, jsonb_build_object(
-        'command_id', p_command_id, 'command_type', p_command_type, 'domain', p_domain, 'data', p_data,
-        'correlation_id', coalesce(p_correlation_id, p_command_id), 'reply_to', p_reply_queue, 'created_at', v_now);
+    insert into pgmq.%4$I (msg_id, read_ct, enqueued_at, vt, message)
+    overriding system value
+    values (v_msg_id, 0, v_now, v_now, jsonb_build_object(
+        'command_id', p_command_id, 'command_type', p_command_type, 'domain', %2$L::text, 'data', p_data,
+        'correlation_id', coalesce(p_correlation_id, p_command_id), 'reply_to', p_reply_queue, 'created_at', v_now));
     if p_notify then
-        perform pg_notify('commandbus:' || v_queue, '');
+        perform pg_notify(%6$L, '');
     end if;
     return v_msg_id;
+end $sender$
+$sql$,
+        'send_to_' || p_domain, p_domain, p_domain || '__commands', 'q_' || p_domain || '__commands',
+        'pgmq.q_' || p_domain || '__commands_msg_id_seq', 'commandbus:' || p_domain || '__commands');
+    execute format('revoke execute on function commandbus.%I from public', 'send_to_' || p_domain);
 end $$;
 
 -- commandbus._check_send: refuse what sp_send_commands could not store, before it stores anything.

@@ -226,10 +226,10 @@ def encode(data: object, field: str = "data", max_bytes: int = MAX_PAYLOAD_BYTES
             infinite, is a number of more than 4,000 digits, or contains itself; a string holds NUL or a lone
             surrogate; or a limit is exceeded.
     """
-    if isinstance(data, BaseModel):
-        data = _dump_model(data, field)
     if not isinstance(data, dict):
-        raise InvalidArgumentError(field, "must be a dict or a pydantic model")
+        if not isinstance(data, BaseModel):
+            raise InvalidArgumentError(field, "must be a dict or a pydantic model")
+        data = _dump_model(data, field)
     return encode_value(data, field, max_bytes, max_depth)
 
 

@@ -4,12 +4,13 @@
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
-from psycopg import Connection
+from psycopg import Connection, errors, sql
 
-from commandbus.errors import DatabaseUnavailableError, DuplicateCommandError
+from commandbus.errors import DatabaseUnavailableError, DuplicateCommandError, QueueNotFoundError
 from commandbus.models import (
     CommandMetadata,
     CommandStatus,
@@ -18,7 +19,7 @@ from commandbus.models import (
     SendResult,
     TroubleshootingItem,
 )
-from commandbus.payload import decode_leniently
+from commandbus.payload import check_domain, decode_leniently
 from commandbus.retry import Settlement
 from commandbus.sync.repositories._arrays import optional_array, plain_array, text_array
 from commandbus.sync.repositories._base import Repository, Row, recover
@@ -75,6 +76,16 @@ class Verdict(NamedTuple):
     refusal: str | None
 
 
+@lru_cache(256)
+def _send_sql(domain: str) -> str:
+    """Return the call of a domain's own function: only there is the queue's name known when the server plans."""
+    function = sql.Identifier("commandbus", "send_to_" + check_domain(domain))
+    call = sql.SQL(
+        "select {}($1::uuid, $2::text, $3::jsonb, $4::uuid, $5::text, $6::int, $7::boolean, $8::int)"
+    ).format(function)
+    return call.as_string()
+
+
 class PostgresCommandRepository(Repository):
     """Commands, over the functions of schema ``commandbus``. Arguments must have been checked."""
 
@@ -91,7 +102,7 @@ class PostgresCommandRepository(Repository):
             DuplicateCommandError: the id exists (CB001).
             QueueNotFoundError: the domain or the reply queue does not exist (CB005).
 
-        Source: ``commandbus.sp_send_command``.
+        Source: ``commandbus.send_to_<domain>``.
         """
         began_at = time.monotonic()
         try:
@@ -111,10 +122,8 @@ class PostgresCommandRepository(Repository):
     def _send_once(self, domain: str, command: OutgoingCommand) -> int:
         try:
             msg_id = self._value(
-                "select commandbus.sp_send_command($1::text, $2::uuid, $3::text, $4::jsonb, $5::uuid, $6::text,"
-                " $7::int, $8::boolean, $9::int)",
+                _send_sql(domain),
                 (
-                    domain,
                     str(command.command_id),
                     command.command_type,
                     command.data,
@@ -128,6 +137,10 @@ class PostgresCommandRepository(Repository):
             )
         except DuplicateCommandError:
             raise DuplicateCommandError(domain, command.command_id) from None
+        except errors.UndefinedFunction:
+            raise QueueNotFoundError(
+                f'domain "{domain}" has no command queue: create it with "commandbus queue create {domain}"'
+            ) from None
         return int(msg_id)
 
     def _find_younger(self, domain: str, command: OutgoingCommand, seconds: float) -> int | None:
