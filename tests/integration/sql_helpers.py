@@ -223,6 +223,13 @@ def send_one(bus: Bus, **arguments: object) -> int:
     return int(bus.result("sp_send_command", **{**defaults, **arguments}))
 
 
+def send_own(bus: Bus, **arguments: object) -> int:
+    """Send one command by its domain's own function."""
+    defaults: dict[str, object] = {"command_id": uuid4(), "command_type": "charge", "data": Jsonb({"n": 0})}
+    domain = arguments.pop("domain", DOMAIN)
+    return int(bus.result(f"send_to_{domain}", **{**defaults, **arguments}))
+
+
 def send_set(bus: Bus, **arguments: object) -> int:
     """Send one command by the function for sets, with the same arguments; an optional one becomes an array."""
     singles = {"command_id": uuid4(), "command_type": "charge", "data": Jsonb({"n": 0}), **arguments}

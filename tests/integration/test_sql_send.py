@@ -1,4 +1,4 @@
-"""sp_send_commands and sp_send_command: what a send stores, and what it refuses."""
+"""sp_send_commands, sp_send_command and send_to_<domain>: what a send stores, and what it refuses."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.integration.sql_helpers import (
     open_bus,
     refusal,
     send_one,
+    send_own,
     send_set,
 )
 
@@ -36,10 +37,11 @@ def bus(database_url: str) -> Iterator[Bus]:
 
 
 Send = Callable[..., int]
-BOTH = pytest.mark.parametrize("send", [send_one, send_set])
+ANY_DOMAIN = pytest.mark.parametrize("send", [send_one, send_set])
+EACH = pytest.mark.parametrize("send", [send_one, send_own, send_set])
 
 
-@BOTH
+@EACH
 def test_a_send_stores_row_message_and_audit(bus: Bus, send: Send) -> None:
     command_id, correlation_id = uuid4(), uuid4()
     msg_id = send(
@@ -82,7 +84,7 @@ def test_a_send_stores_row_message_and_audit(bus: Bus, send: Send) -> None:
     assert (sent["event_type"], sent["msg_id"], sent["attempt"], sent["details"]) == ("SENT", msg_id, None, None)
 
 
-@BOTH
+@EACH
 def test_defaults_are_the_commands_own_id_as_correlation_no_reply_and_three_attempts(bus: Bus, send: Send) -> None:
     command_id = uuid4()
     send(bus, command_id=command_id)
@@ -92,7 +94,7 @@ def test_defaults_are_the_commands_own_id_as_correlation_no_reply_and_three_atte
     assert (body["correlation_id"], body["reply_to"]) == (str(command_id), None)
 
 
-@BOTH
+@EACH
 def test_a_null_takes_the_default(bus: Bus, send: Send) -> None:
     command_id = uuid4()
     send(bus, command_id=command_id, correlation_id=None, reply_queue=None, max_attempts=None)
@@ -124,7 +126,7 @@ def test_ten_thousand_commands_go_in_one_call_and_none_or_more_do_not(bus: Bus) 
             bus.send_new(count)
 
 
-@BOTH
+@EACH
 def test_a_duplicate_is_refused_and_nothing_is_sent(bus: Bus, send: Send) -> None:
     (known,) = bus.send_new()
     before = bus.everything()
@@ -203,7 +205,7 @@ def test_a_command_twice_in_one_idempotent_call_is_sent_once(bus: Bus) -> None:
     }
 
 
-@BOTH
+@ANY_DOMAIN
 def test_a_domain_without_queue_is_refused(bus: Bus, send: Send) -> None:
     with refusal("CB005", "nowhere"):
         send(bus, domain="nowhere")
@@ -212,7 +214,7 @@ def test_a_domain_without_queue_is_refused(bus: Bus, send: Send) -> None:
 BAD_DOMAINS = [None, "", "Pay", "1pay", "pay-1", "pay\n", "p" * 38, 'pay"; drop table x', "päy", "pay__commands "]
 
 
-@BOTH
+@ANY_DOMAIN
 def test_a_domain_with_a_bad_name_is_refused(bus: Bus, send: Send) -> None:
     for domain in BAD_DOMAINS:
         with refusal("CB007", "domain: must match"):
@@ -229,7 +231,7 @@ def test_a_domain_of_37_letters_works(bus: Bus) -> None:
 NO_REPLY_QUEUES = ["no__replies", QUEUE, "ship__commands", "pay", "pay__replies ", "x" * 300, '"', "meta"]
 
 
-@BOTH
+@EACH
 def test_a_reply_queue_that_is_none_is_refused(bus: Bus, send: Send) -> None:
     bus.create_domain("ship")
     before = bus.everything()
@@ -280,7 +282,7 @@ def test_a_send_that_waited_for_the_batchs_last_command_is_refused(bus: Bus) -> 
     assert bus.queue() == []
 
 
-@BOTH
+@EACH
 def test_max_attempts_is_1_to_1000(bus: Bus, send: Send) -> None:
     for max_attempts in (0, -1, 1001):
         with refusal("CB007", "max_attempts"):
@@ -288,7 +290,7 @@ def test_max_attempts_is_1_to_1000(bus: Bus, send: Send) -> None:
     assert [send(bus, max_attempts=n) for n in (1, 1000)] == [row["msg_id"] for row in bus.queue()]
 
 
-@BOTH
+@EACH
 def test_what_a_command_needs_must_not_be_null(bus: Bus, send: Send) -> None:
     for missing in ("command_id", "command_type", "data"):
         with refusal("CB007", "must not be null"):
@@ -296,7 +298,7 @@ def test_what_a_command_needs_must_not_be_null(bus: Bus, send: Send) -> None:
     assert bus.queue() == []
 
 
-@BOTH
+@EACH
 def test_data_of_the_largest_size_is_sent_and_one_byte_more_is_refused(bus: Bus, send: Send) -> None:
     largest = "x" * (10_000 - 2)
     send(bus, data=Jsonb(largest), max_payload_bytes=10_000)
@@ -305,13 +307,13 @@ def test_data_of_the_largest_size_is_sent_and_one_byte_more_is_refused(bus: Bus,
     assert len(bus.queue()) == 1
 
 
-@BOTH
+@EACH
 def test_the_default_limit_is_256_kib(bus: Bus, send: Send) -> None:
     with refusal("CB007", "data: larger than 262144 bytes"):
         send(bus, data=Jsonb("x" * 262_144))
 
 
-@BOTH
+@EACH
 def test_short_numbers_that_are_long_as_text_count_as_text(bus: Bus, send: Send) -> None:
     numbers = "[" + ",".join(["1e5000"] * 1000) + "]"
     with refusal("CB007", "data: larger than"):
@@ -323,6 +325,7 @@ def test_data_that_is_stored_compressed_counts_as_text(bus: Bus) -> None:
     bus.run("""insert into outbox values (to_jsonb(repeat('a', 1000000)))""")
     for statement in (
         "select commandbus.sp_send_command('pay', gen_random_uuid(), 'charge', data) from outbox",
+        "select commandbus.send_to_pay(gen_random_uuid(), 'charge', data) from outbox",
         "select commandbus.sp_send_commands('pay', array[gen_random_uuid()], array['x'], array_agg(data)) from outbox",
     ):
         with refusal("CB007", "data: larger than"):
@@ -342,3 +345,20 @@ def test_arrays_of_different_length_are_refused(bus: Bus, count: int) -> None:
         with refusal("CB007", "one element per command"):
             bus.send_new(2, **{name: [value] * count})
     assert bus.queue() == []
+
+
+def test_a_connection_that_has_sent_notices_a_queue_that_was_dropped_and_made_again(bus: Bus) -> None:
+    for _ in range(7):  # more often than a plan is made for each call
+        send_own(bus)
+    bus.rows("select pgmq.drop_queue(%s)", QUEUE)
+    with refusal("CB005", 'domain "pay" has no command queue'):
+        send_own(bus)
+    bus.create_domain()
+    assert [send_own(bus), send_own(bus)] == [message["msg_id"] for message in bus.queue()]
+
+
+def test_making_a_domain_brings_a_missing_send_function_back(bus: Bus) -> None:
+    bus.run("drop function commandbus.send_to_pay")
+    assert bus.result("sp_create_domain", domain=DOMAIN) is True
+    assert send_own(bus) == 1
+    assert bus.result("sp_create_domain", domain=DOMAIN) is False
