@@ -205,6 +205,23 @@ begin
     return 'q_' || p_domain || '__commands';
 end $$;
 
+-- commandbus._own_function: the name of a domain's own function, which sp_create_domain makes.
+--
+-- Raises   CB007, CB005 as _command_table, and CB005 when the domain lacks the function.
+create function commandbus._own_function(p_prefix text, p_domain text)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._command_table(p_domain);
+    if to_regproc('commandbus.' || p_prefix || p_domain) is null then
+        raise exception 'domain "%" lacks a function: create it with "commandbus queue create %"', p_domain, p_domain
+            using errcode = 'CB005';
+    end if;
+    return p_prefix || p_domain;
+end $$;
+
 -- commandbus._reply_table: the name of the table that holds a reply queue; null when there is no such queue.
 create function commandbus._reply_table(p_queue text)
 returns text
@@ -270,8 +287,8 @@ begin
     end loop;
 end $$;
 
--- commandbus.sp_create_domain: make a domain's command queue, reply queue and function send_to_<domain>, as far as
--- they are not there yet.
+-- commandbus.sp_create_domain: make a domain's command queue, reply queue and own functions, as far as they are not
+-- there yet.
 --
 -- PGMQ's index on vt serves none of its queries, and because of it every delivery rewrites all index entries of a
 -- message. Without it, and with half of each page free, a delivery changes the message's page only.
@@ -314,15 +331,26 @@ begin
             perform commandbus._deliver(array_fill(v_queue, array[cardinality(v_waiting)]), v_waiting, true);
         end if;
     end loop;
-    if to_regproc('commandbus.send_to_' || p_domain) is null then
+    if commandbus._lacks_functions(p_domain) then
         perform pgmq.acquire_queue_lock(p_domain || '__commands');
-        if to_regproc('commandbus.send_to_' || p_domain) is null then
+        if commandbus._lacks_functions(p_domain) then
             perform commandbus._write_sender(p_domain);
+            perform commandbus._write_reader(p_domain);
             v_made := true;
         end if;
     end if;
     return v_made;
 end $$;
+
+-- commandbus._lacks_functions: is one of a domain's own functions missing?
+create function commandbus._lacks_functions(p_domain text)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select to_regproc('commandbus.send_to_' || p_domain) is null
+        or to_regproc('commandbus._read_from_' || p_domain) is null
+$$;
 
 
 -- Batches
@@ -682,8 +710,8 @@ as $$
 declare
     v_msg_id bigint;
 begin
-    perform commandbus._command_table(p_domain);
-    execute format('select commandbus.%I($1, $2, $3, $4, $5, $6, $7, $8)', 'send_to_' || p_domain)
+    execute format(
+        'select commandbus.%I($1, $2, $3, $4, $5, $6, $7, $8)', commandbus._own_function('send_to_', p_domain))
     into v_msg_id
     using p_command_id, p_command_type, p_data, p_correlation_id, p_reply_queue, p_max_attempts, p_notify,
         p_max_payload_bytes;
@@ -701,7 +729,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     execute format($sql$
-create function commandbus.%1$I(
+create or replace function commandbus.%1$I(
     p_command_id        uuid,
     p_command_type      text,
     p_data              jsonb,
@@ -1052,6 +1080,61 @@ begin
     end if;
 end $$;
 
+-- commandbus._write_reader: make the function _read_from_<domain>, which leases messages as pgmq.read does. As the
+-- queue's name stands in it, a connection plans it once; pgmq.read is planned in every call, which is most of its price.
+--
+-- Locks    nothing that exists before.
+create function commandbus._write_reader(p_domain text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format($sql$
+create or replace function commandbus.%1$I(
+    p_visibility_timeout int,
+    p_limit              int,
+    out msg_ids          bigint[],
+    out read_cts         int[],
+    out command_ids      text[],
+    out command_types    text[], -- empty text where the message names another domain
+    out data             text[]
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $reader$
+begin
+    with visible as (
+        select q.msg_id
+        from pgmq.%2$I q
+        where q.vt <= clock_timestamp()
+        order by q.msg_id
+        limit p_limit
+        for update skip locked
+    ), leased as (
+        update pgmq.%2$I q
+        set vt = clock_timestamp() + make_interval(secs => p_visibility_timeout),
+            read_ct = q.read_ct + 1,
+            last_read_at = clock_timestamp()
+        from visible v
+        where q.msg_id = any (array[v.msg_id])
+        returning q.msg_id, q.read_ct, q.message
+    )
+    select array_agg(l.msg_id), array_agg(l.read_ct), array_agg(l.message ->> 'command_id'),
+        array_agg(coalesce(case when l.message ->> 'domain' = %3$L then l.message ->> 'command_type' end, '')),
+        array_agg((l.message -> 'data')::text)
+    into msg_ids, read_cts, command_ids, command_types, data
+    from (select * from leased order by msg_id) l;
+end $reader$
+$sql$,
+        '_read_from_' || p_domain, 'q_' || p_domain || '__commands', p_domain);
+    execute format('revoke execute on function commandbus.%I from public', '_read_from_' || p_domain);
+end $$;
+
 -- commandbus.sp_receive_commands: lease up to p_limit messages and begin an attempt of each one's command.
 --
 -- A message that cannot start is taken out of the queue and returned with its fault, so that it stops nobody:
@@ -1113,16 +1196,10 @@ begin
     end if;
     perform commandbus._enqueue_due(p_domain, v_table, p_limit);
 
-    -- Two statements, never one: pgmq.read sees rows that are newer than the statement around it.
-    select array_agg(r.msg_id), array_agg(r.read_ct), array_agg(r.message ->> 'command_id'),
-        array_agg(coalesce(case when r.message ->> 'domain' = p_domain then r.message ->> 'command_type' end, '')),
-        array_agg((r.message -> 'data')::text)
+    -- Two statements, never one: a read sees rows that are newer than the statement around it.
+    execute format('select * from commandbus.%I($1, $2)', commandbus._own_function('_read_from_', p_domain))
     into v_msg_ids, v_read_cts, v_texts, v_types, v_data
-    from (
-        select q.msg_id, q.read_ct, q.message
-        from pgmq.read(p_domain || '__commands', p_visibility_timeout, p_limit) q
-        order by q.msg_id
-    ) r;
+    using p_visibility_timeout, p_limit;
     if v_msg_ids is null then
         return;
     end if;
@@ -1546,6 +1623,24 @@ begin
         where o.outcome = 'RETRY' and (o.delay between 0 and 31536000) is not true
     ) then
         raise exception 'delay: a retry needs one of 0 to 31,536,000 seconds' using errcode = 'CB007';
+    end if;
+end $$;
+
+-- commandbus.sp_warm_up: let this connection compile and plan what a worker calls, before the first command waits for
+-- it. Changes nothing.
+--
+-- Raises   CB007 for a bad domain.
+create function commandbus.sp_warm_up(p_domain text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._check_domain(p_domain);
+    perform commandbus._start_commands(p_domain, 'IN_PROGRESS', now(), '{}', '{}', '{}', '{}', '{}');
+    perform commandbus._end_attempts(p_domain, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}');
+    if not commandbus._lacks_functions(p_domain) and to_regclass('pgmq.q_' || p_domain || '__commands') is not null then
+        execute format('select commandbus.%I(1, 0)', '_read_from_' || p_domain);
     end if;
 end $$;
 

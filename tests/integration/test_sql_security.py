@@ -132,6 +132,7 @@ def live_singly(bus: Recorder) -> None:
     bus.call("sp_start_batch", domain=DOMAIN, batch_id=batch_id)
     command_id = uuid4()
     bus.call("sp_send_command", domain=DOMAIN, command_id=command_id, command_type="charge", data=Jsonb({}))
+    bus.call("sp_warm_up", domain=DOMAIN)
     bus.call("send_to_pay", command_id=uuid4(), command_type="charge", data=Jsonb({}))
     assert bus.call("sp_receive_command", domain=DOMAIN, command_id=command_id)[0]["status"] == "IN_PROGRESS"
     bus.call("sp_finish_command", domain=DOMAIN, command_id=command_id, status="COMPLETED", event_type="COMPLETED")

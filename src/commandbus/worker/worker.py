@@ -33,7 +33,8 @@ MAX_CONCURRENCY = 10_000
 _MAX_VISIBILITY_TIMEOUT = 86_400
 _MAX_POLL_INTERVAL = 3_600
 _LAST_CALLS = 5.0
-_OWN_CONNECTIONS = 3
+_FEWEST_CONNECTIONS = 2  # one receives while the other settles
+_MOST_CONNECTIONS = 3
 
 
 class Worker:
@@ -41,7 +42,7 @@ class Worker:
 
     Args:
         pool: a `CommandBusPool`, or any psycopg pool on a migrated database. Handlers may use all of it: the
-            worker's own statements have up to three connections besides, and one to listen.
+            worker's own statements have two or three connections besides, and one to listen.
         domain: the domain.
         registry: the handlers; none is needed to take commands by hand.
         visibility_timeout: seconds after which a command is delivered again unless its lease is extended,
@@ -270,13 +271,18 @@ class Worker:
             self._pool.conninfo,
             connection_class=self._pool.connection_class,
             kwargs=self._pool.kwargs,
-            configure=_set_autocommit,
-            min_size=1,
-            max_size=_OWN_CONNECTIONS,
+            configure=self._prepare,
+            min_size=_FEWEST_CONNECTIONS,
+            max_size=_MOST_CONNECTIONS,
             timeout=self._settings.pool_timeout,
             name=f"commandbus-worker-{self._domain}",
             open=False,
         )
+
+    async def _prepare(self, connection: AsyncConnection[Any]) -> None:
+        """Make a new connection of the worker's own ready, so that no command waits for its first plans."""
+        await connection.set_autocommit(True)
+        await PostgresCommandRepository(connection, self._settings).warm_up(self._domain)
 
     def _listening(self) -> Callable[[], Awaitable[AsyncConnection[Any]]] | None:
         """Return what opens a connection for LISTEN, or None where there is no way for one."""
@@ -299,10 +305,6 @@ class Worker:
             raise StaleLeaseError(
                 f"the lease of command {received.lease.command_id} is no longer held: nothing was stored"
             )
-
-
-async def _set_autocommit(connection: AsyncConnection[Any]) -> None:
-    await connection.set_autocommit(True)
 
 
 async def _open(pool: AsyncConnectionPool[Any]) -> None:
