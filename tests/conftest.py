@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,18 +18,24 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--server``."""
+    """Add ``--server`` and ``--hostile``."""
     parser.addoption(
         "--server",
         default="auto",
         choices=("auto", "embedded", "15", "url", "container"),
         help="where PostgreSQL comes from; auto: the URL in the environment, else embedded",
     )
-    parser.addoption("--hostile", action="store_true", help="set traps in schema public of every migrated database")
+    parser.addoption(
+        "--hostile",
+        action="store_true",
+        help="set traps in schema public of every migrated database, and empty the search_path of all sessions",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register our markers."""
+    """Register our markers; with ``--hostile``, let pools ask for a path in which nothing of ours can be seen."""
+    if config.getoption("--hostile"):
+        os.environ["COMMANDBUS_SEARCH_PATH"] = "pg_catalog"
     config.addinivalue_line("markers", "counters_off: the test leaves batch counters wrong on purpose")
 
 
@@ -53,6 +60,8 @@ def template_database(server: Server, request: pytest.FixtureRequest) -> Iterato
 def database_url(server: Server, template_database: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """A migrated database for one test; afterwards every batch's counters must equal a recount."""
     with server.database(template_database) as url:
+        if request.config.getoption("--hostile"):
+            server.set_path(url, "")
         yield url
         if request.node.get_closest_marker("counters_off") is None:
             assert batch_counters_off(url) == []

@@ -95,6 +95,11 @@ class Server:
         """Drop a database and end its connections."""
         self._execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
+    def set_path(self, url: str, search_path: str) -> None:
+        """Let every session in a database begin with this search_path, unless it asks for another."""
+        statement = sql.SQL("alter database {} set search_path = {}")
+        self._execute(statement.format(sql.Identifier(self.database_name(url)), sql.Literal(search_path)))
+
     @contextmanager
     def database(self, template: str = "template0") -> Iterator[str]:
         """Give the URL of a fresh database, dropped afterwards."""

@@ -127,7 +127,7 @@ async def test_a_send_on_a_plain_connection_is_sent_if_and_only_if_its_transacti
 
 async def test_a_send_in_a_transaction_of_our_pool_commits_with_it(bus: CommandBus, pool: CommandBusPool) -> None:
     async with pool.connection() as connection, connection.transaction():
-        await connection.execute("create table invoice (id int)")
+        await connection.execute("create table public.invoice (id int)")
         command_id = await send(bus, conn=connection)
         assert not await bus.command_exists(DOMAIN, command_id)
     assert await bus.command_exists(DOMAIN, command_id)

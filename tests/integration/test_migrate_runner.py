@@ -269,7 +269,7 @@ def test_pgmq_is_installed_where_the_server_does_not_offer_it(empty_database_url
 
 
 def test_a_pgmq_that_is_there_is_left_alone(database_url: str) -> None:
-    query(database_url, "delete from flyway_schema_history; drop schema commandbus cascade")
+    query(database_url, "delete from public.flyway_schema_history; drop schema commandbus cascade")
     assert migrate(database_url).installed_pgmq is None
 
 

@@ -101,12 +101,12 @@ def test_a_second_message_that_comes_first_is_a_stray_too(bus: Bus) -> None:
 
 def test_a_message_for_a_command_that_is_over_or_waits_is_a_stray(bus: Bus) -> None:
     command_ids = bus.send_new(3)
-    bus.run("create table kept as select * from pgmq.q_pay__commands")
+    bus.run("create table public.kept as select * from pgmq.q_pay__commands")
     bus.settle(bus.receive(), "COMPLETED", "FAILED", "TROUBLESHOOT")
     before = [bus.command(command_id) for command_id in command_ids]
     bus.run(
         "insert into pgmq.q_pay__commands (msg_id, vt, message) overriding system value"
-        " select msg_id, vt, message from kept"
+        " select msg_id, vt, message from public.kept"
     )
     assert [row["fault"] for row in bus.receive()] == ["STRAY"] * 3
     assert [bus.command(command_id) for command_id in command_ids] == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -257,6 +258,43 @@ def large(server: Server, template_database: str) -> Iterator[Bus]:
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_reads_by_index_only_what_it_needs(large: Bus, name: str) -> None:
     assert too_many_reads(large, CALLS[name]) == {}
+
+
+def plan_of(bus: Bus, function: str, statement: str) -> str:
+    """Return the plan that a function keeps for the one of its statements that *statement* matches in its source."""
+    (source,) = bus.rows(
+        "select p.prosrc as text, p.proconfig as settings, p.proargnames as names,"
+        " array(select format_type(t, null) from unnest(p.proargtypes) t) as types"
+        " from pg_proc p where p.oid = %s::regproc",
+        f"commandbus.{function}",
+    )
+    found = re.search(statement, source["text"], re.DOTALL)
+    assert found is not None
+    text = re.sub(r"\binto \w+(, \w+)*\n", "\n", found[0])
+    names = [*source["names"][: len(source["types"])], "v_now"]
+    for number, name in enumerate(names, 1):
+        text = re.sub(rf"\b{name}\b", f"${number}", text)
+    with bus.connection.transaction(force_rollback=True):
+        for setting in source["settings"]:
+            name, value = setting.split("=")
+            bus.rows("select set_config(%s, %s, true)", name, value)
+        bus.run(f"prepare kept ({', '.join([*source['types'], 'timestamptz'])}) as {text}")
+        plan = bus.rows(f"explain (costs off) execute kept ({', '.join(['null'] * len(names))})")
+        bus.run("deallocate kept")
+    return "\n".join(row["QUERY PLAN"] for row in plan)
+
+
+@pytest.mark.parametrize(
+    ("function", "statement"),
+    [
+        ("_start_commands", r"with started as .* from started(?=;)"),
+        ("_end_attempts", r"with done as .* from counted n\n    \) b(?=;)"),
+    ],
+)
+def test_the_plan_of_a_set_looks_each_command_up_by_its_key(large: Bus, function: str, statement: str) -> None:
+    plan = plan_of(large, function, statement)
+    assert "Index Scan using command_pk on command c" in plan
+    assert "Seq Scan" not in plan
 
 
 def test_counting_the_tsq_reads_the_tsq_only(large: Bus) -> None:

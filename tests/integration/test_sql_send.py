@@ -321,12 +321,13 @@ def test_short_numbers_that_are_long_as_text_count_as_text(bus: Bus, send: Send)
 
 
 def test_data_that_is_stored_compressed_counts_as_text(bus: Bus) -> None:
-    bus.run("create table outbox (data jsonb)")
-    bus.run("""insert into outbox values (to_jsonb(repeat('a', 1000000)))""")
+    bus.run("create table public.outbox (data jsonb)")
+    bus.run("""insert into public.outbox values (to_jsonb(repeat('a', 1000000)))""")
     for statement in (
-        "select commandbus.sp_send_command('pay', gen_random_uuid(), 'charge', data) from outbox",
-        "select commandbus.send_to_pay(gen_random_uuid(), 'charge', data) from outbox",
-        "select commandbus.sp_send_commands('pay', array[gen_random_uuid()], array['x'], array_agg(data)) from outbox",
+        "select commandbus.sp_send_command('pay', gen_random_uuid(), 'charge', data) from public.outbox",
+        "select commandbus.send_to_pay(gen_random_uuid(), 'charge', data) from public.outbox",
+        "select commandbus.sp_send_commands('pay', array[gen_random_uuid()], array['x'], array_agg(data))"
+        " from public.outbox",
     ):
         with refusal("CB007", "data: larger than"):
             bus.rows(statement)
