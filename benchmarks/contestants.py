@@ -2,7 +2,8 @@
 
     python contestants.py bare|bus setup|one|bulk|pace|work '{"url": ..., ...}'
 
-Sending actions print one JSON line. ``work`` prints READY after its imports, waits for a line, prints FIRST at the
+``setup``, ``bulk`` and ``pace`` print one JSON line. ``one`` prints READY, and SENT with the seconds of a turn for each
+line it reads. ``work`` prints READY after its imports, waits for a line, prints FIRST at the
 first handler and HANDLED after the last, each with the monotonic clock in nanoseconds, and never ends by itself.
 """
 
@@ -177,15 +178,17 @@ def sets(count: int) -> Iterator[list[dict[str, Any]]]:
         yield [payload(i) for i in range(start, min(start + SET, count))]
 
 
-def send_one_by_one(contestant: Contestant, url: str, count: int) -> float:
-    """Return the seconds that *count* sends take, one after the other."""
+def send_one_by_one(contestant: Contestant, url: str, count: int) -> None:
+    """For each line from the driver, tell the seconds that *count* sends take, one after the other."""
     one, _ = contestant.sender(url)
     for i in range(20):
         one(payload(i))
-    start = time.monotonic()
-    for i in range(count):
-        one(payload(i))
-    return time.monotonic() - start
+    tell("READY")
+    for _ in sys.stdin:
+        start = time.monotonic()
+        for i in range(count):
+            one(payload(i))
+        tell(f"SENT {time.monotonic() - start}")
 
 
 def send_in_sets(contestant: Contestant, url: str, count: int) -> float:
@@ -220,7 +223,7 @@ def main() -> None:
     if action == "setup":
         contestant.setup(url)
     elif action == "one":
-        seconds = send_one_by_one(contestant, url, options["count"])
+        send_one_by_one(contestant, url, options["count"])
     elif action == "bulk":
         seconds = send_in_sets(contestant, url, options["count"])
     else:

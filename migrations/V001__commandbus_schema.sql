@@ -103,8 +103,9 @@ create table commandbus.command (
     finished_at      timestamptz,
     constraint command_pk primary key (command_id, domain),
     constraint command_batch_fk foreign key (domain, batch_id) references commandbus.batch (domain, batch_id),
-    constraint command_status_ck check ((finished_at is not null) = (status::commandbus.command_status >= 'FAILED')),
-    constraint command_attempts_ck check (attempts <= max_attempts)
+    constraint command_state_ck check (
+        (finished_at is not null) = (status::commandbus.command_status >= 'FAILED') and attempts <= max_attempts
+    )
 ) with (fillfactor = 50);
 
 -- query_commands: newest first.

@@ -320,7 +320,7 @@ def test_pgbouncer_mode_leaves_out_what_it_refuses() -> None:
 
 async def test_pgbouncer_mode_works_without_options(database_url: str) -> None:
     async with CommandBusPool(database_url=database_url, pgbouncer=True) as pool:
-        assert "commandbus" not in await show(pool, "search_path")
+        assert "commandbus" not in str(await show(pool, "search_path"))
         assert "commandbus" not in pool.server.visible_schemas
         with pytest.raises(errors.InvalidOperationError, match="set listen_database_url"):
             await pool.listen_connection()
