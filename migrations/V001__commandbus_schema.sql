@@ -728,6 +728,8 @@ returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_statement text;
 begin
     execute format($sql$
 create or replace function commandbus.%1$I(
@@ -785,6 +787,19 @@ $sql$,
         'send_to_' || p_domain, p_domain, p_domain || '__commands', 'q_' || p_domain || '__commands',
         'pgmq.q_' || p_domain || '__commands_msg_id_seq', 'commandbus:' || p_domain || '__commands');
     execute format('revoke execute on function commandbus.%I from public', 'send_to_' || p_domain);
+    -- It is called by name: whoever may call sp_send_command may call it, with the same rights.
+    for v_statement in
+        select format('alter function commandbus.%I security definer', 'send_to_' || p_domain)
+        from pg_proc p
+        where p.oid = 'commandbus.sp_send_command'::regproc and p.prosecdef
+        union all
+        select format('grant execute on function commandbus.%I to %s', 'send_to_' || p_domain, a.grantee::regrole)
+        from pg_proc p
+        cross join aclexplode(p.proacl) a
+        where p.oid = 'commandbus.sp_send_command'::regproc and a.grantee not in (0, p.proowner)
+    loop
+        execute v_statement;
+    end loop;
 end $$;
 
 -- commandbus._check_send: refuse what sp_send_commands could not store, before it stores anything.

@@ -7,7 +7,7 @@ import psycopg
 import typer
 
 import commandbus
-from commandbus.cli import batches, database, demonstration, inspection, queues, sending, troubleshoot, work
+from commandbus.cli import batches, database, demonstration, inspection, queues, schema, sending, troubleshoot, work
 from commandbus.cli.doctor import doctor
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import examples
@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(database.app, name="db")
 app.command(epilog=database.MIGRATE_EXAMPLES)(database.migrate)
+app.command(epilog=schema.VERIFY_EXAMPLES)(schema.verify)
+app.command(epilog=schema.GRANT_EXAMPLES)(schema.grant)
 app.add_typer(queues.app, name="queue")
 app.command(epilog=sending.SEND_EXAMPLES)(sending.send)
 app.command(epilog=sending.CALL_EXAMPLES)(sending.call)

@@ -21,7 +21,7 @@ from commandbus.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 OLDEST_SERVER = 15
 LONGEST_REASON = 500  # characters of a connection error that are passed on
@@ -85,7 +85,9 @@ def locked_transaction(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def select(
-    connection: psycopg.Connection[Any], statement: LiteralString, parameters: Sequence[object] = ()
+    connection: psycopg.Connection[Any],
+    statement: LiteralString,
+    parameters: Sequence[object] | Mapping[str, object] = (),
 ) -> list[tuple[Any, ...]]:
     """Return the rows of a query as tuples, whatever row factory the connection has."""
     with connection.cursor(row_factory=tuple_row) as cursor:
