@@ -35,7 +35,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _role(purpose: str) -> typer.models.OptionInfo:
+def _role(purpose: str) -> object:
     return typer.Option(help=f"Role {purpose}; by default as the last time.", metavar="NAME")
 
 

@@ -202,9 +202,13 @@ _DOMAINS: LiteralString = """
 
 @contextlib.contextmanager
 def reading(connection: Connection[Any]) -> Iterator[None]:
-    """Show the block the catalogs of one moment, with every name outside of pg_catalog in full; nothing is locked."""
+    """Show the block the catalogs of one moment, with every name outside of pg_catalog in full.
+
+    Reads and writes go on beside it; a statement that changes a table is waited for, but not for long.
+    """
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read, read only")
+        connection.execute("set local lock_timeout = '5s'")
         connection.execute("set local search_path = pg_catalog, pg_temp")
         yield
 
