@@ -116,7 +116,7 @@ def test_a_migrated_database_has_no_difference(url: str) -> None:
         ),
         (
             "alter function commandbus.list_domains() security definer",
-            "changed function commandbus.list_domains(): security is definer, should be invoker",
+            "changed security of function commandbus.list_domains(): is definer, should be invoker",
         ),
         ("drop function commandbus.list_domains()", "missing function commandbus.list_domains()"),
         (
@@ -135,17 +135,17 @@ def test_a_migrated_database_has_no_difference(url: str) -> None:
         ),
         (
             "grant execute on function commandbus.list_domains() to public",
-            "unexpected grant function commandbus.list_domains(): EXECUTE to PUBLIC",
+            "unexpected grant on function commandbus.list_domains(): EXECUTE to PUBLIC",
         ),
         (
             "grant select on commandbus.audit to pg_monitor",
-            "unexpected grant table commandbus.audit: SELECT to pg_monitor",
+            "unexpected grant on table commandbus.audit: SELECT to pg_monitor",
         ),
         (
             "grant update (status) on commandbus.batch to pg_monitor",
-            "unexpected grant table commandbus.batch column status: UPDATE to pg_monitor",
+            "unexpected grant on table commandbus.batch column status: UPDATE to pg_monitor",
         ),
-        ("grant usage on schema commandbus to public", "unexpected grant schema commandbus: USAGE to PUBLIC"),
+        ("grant usage on schema commandbus to public", "unexpected grant on schema commandbus: USAGE to PUBLIC"),
         (f"drop function {SENDER}", f"missing function {SENDER}"),
         (f"drop function {READER}", f"missing function {READER}"),
         ("drop table pgmq.q_pay__commands", f"unexpected function {SENDER}"),

@@ -20,8 +20,10 @@ class Difference:
 
     Attributes:
         finding: whether it is missing, unexpected or changed.
-        kind: "table", "column", "constraint", "index", "function", "partition", "grant" and so on.
-        name: with its schema, such as "commandbus.command.status"; a function with its arguments' types.
+        kind: "table", "column", "constraint", "index", "function", "partition" and so on; "owner", "security" or
+            "grant" where it is about rights.
+        name: with its schema, such as "commandbus.command.status"; a function with its arguments' types; for rights
+            what they are on.
         detail: what differs; empty where nothing is to be added.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
-from psycopg.errors import DeadlockDetected, LockNotAvailable
+from psycopg.errors import DeadlockDetected, InsufficientPrivilege, LockNotAvailable
 
 from commandbus.errors import InvalidArgumentError, MigrationError, NotMigratedError
 from commandbus.migrate.connection import connected, locked_transaction, select, translated
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT = "5s"  # tables change their owner: workers must not wait behind this for long
+
+_HELP = 'nothing was changed; run it as a superuser, or have one run what "commandbus grant --dry-run" prints'
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +112,14 @@ def _is_superuser(connection: Connection[Any]) -> bool:
 
 def _execute(connection: Connection[Any], statements: list[sql.Composed], names: RoleNames) -> None:
     for statement in statements:
-        with translated(statement.as_string(connection)):
+        text = statement.as_string(connection)
+        with translated(text):
             try:
                 connection.execute(statement)
             except (LockNotAvailable, DeadlockDetected):
                 raise MigrationError("the tables are too busy now: nothing was changed; run it again") from None
+            except InsufficientPrivilege as error:
+                raise MigrationError(f"{text}: {error.diag.message_primary}; {_HELP}") from None
     left = steps(connection, names) if statements else []
-    if left:
-        raise MigrationError(
-            f"this role may not do all of it, nothing was changed: {left[0].difference} remains;"
-            ' run it as a superuser, or have one run what "commandbus grant --dry-run" prints'
-        )
+    if left:  # a grant of what one may not give away is only a warning
+        raise MigrationError(f"{left[0].difference} could not be mended; {_HELP}")

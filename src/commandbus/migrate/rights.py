@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
+KINDS = frozenset({"owner", "security", "grant"})
+"""The kinds of differences that are about rights."""
+
 PUBLIC = "PUBLIC"
 PGMQS_READER = "pg_monitor"  # PGMQ itself lets it read the queues
 
@@ -179,14 +182,15 @@ def _wanted_of_pgmq(live: Live, owner: str, users: frozenset[str]) -> Wanted:
 def _steps_for(live: Live, wanted: Wanted) -> Iterator[Step]:
     target = sql.SQL("{} {}").format(_trusted(live.kind), _trusted(live.quoted))
     if wanted.owner not in (None, live.owner) and not live.follows:
-        detail = f"owner is {live.owner}, should be {wanted.owner}"
         owner = sql.Identifier(wanted.owner or "")
-        yield Step(_changed(live, detail), sql.SQL("alter {} owner to {}").format(target, owner))
+        yield Step(
+            _changed("owner", live, live.owner, wanted.owner), sql.SQL("alter {} owner to {}").format(target, owner)
+        )
     if wanted.is_definer not in (None, live.is_definer):
         runs = "definer" if wanted.is_definer else "invoker"
         is_now = "invoker" if wanted.is_definer else "definer"
         statement = sql.SQL("alter {} security {}").format(target, _trusted(runs))
-        yield Step(_changed(live, f"security is {is_now}, should be {runs}"), statement)
+        yield Step(_changed("security", live, is_now, runs), statement)
     owners = {live.owner, wanted.owner}
     for grant in sorted(live.grants - wanted.grants):
         is_refused = grant.role not in wanted.tolerated if wanted.refused is None else grant.role in wanted.refused
@@ -207,11 +211,11 @@ def _step(live: Live, grant: Grant, finding: Finding) -> Step:
     statement = sql.SQL(pattern).format(privilege, _trusted(kind), _trusted(live.quoted), role)
     column = f" column {live.column}" if live.column is not None else ""
     detail = f"{grant.privilege} to {grant.role}"
-    return Step(Difference(finding, "grant", f"{kind} {live.quoted}{column}", detail), statement)
+    return Step(Difference(finding, "grant", f"on {kind} {live.quoted}{column}", detail), statement)
 
 
-def _changed(live: Live, detail: str) -> Difference:
-    return Difference(Finding.CHANGED, live.kind, live.quoted, detail)
+def _changed(kind: str, live: Live, is_now: str, should: str | None) -> Difference:
+    return Difference(Finding.CHANGED, kind, f"of {live.kind} {live.quoted}", f"is {is_now}, should be {should}")
 
 
 def _trusted(text: str) -> sql.SQL:

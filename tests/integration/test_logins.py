@@ -1,0 +1,150 @@
+"""Senders, workers and operators as logins that may call functions only, through whole lives of commands."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.errors import InsufficientPrivilege
+from pydantic import BaseModel
+
+from commandbus import (
+    AuditEventType,
+    BatchStatus,
+    Command,
+    CommandBus,
+    CommandBusPool,
+    CommandStatus,
+    HandlerContext,
+    PermanentCommandError,
+    TransientCommandError,
+    TroubleshootingQueue,
+)
+from commandbus.migrate import grant, verify
+from tests.integration.granted import login, role_names
+from tests.integration.live import DOMAIN, REPLIES, batch_commands, make_worker, registry_of, running, send, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from commandbus.migrate import RoleNames
+    from tests.support import Server
+
+
+class Order(BaseModel):
+    """What the handlers take."""
+
+    n: int = 0
+
+
+@pytest.fixture
+def names(server: Server) -> Iterator[RoleNames]:
+    """Names of four roles, which the test makes."""
+    with role_names(server) as found:
+        yield found
+
+
+@pytest.fixture
+def url(names: RoleNames, database_url: str) -> str:
+    """A granted database without any domain, and with a table of the application's own."""
+    grant(database_url, **asdict(names))
+    with psycopg.connect(database_url) as connection:
+        connection.execute("create schema shop; create table shop.ledger (n int); grant usage on schema shop to public")
+        connection.execute("grant insert, select on shop.ledger to public")
+    return database_url
+
+
+@pytest.fixture
+async def app(url: str, names: RoleNames) -> AsyncIterator[CommandBusPool]:
+    """What a sender or a worker has."""
+    async with CommandBusPool(database_url=login(url, names.app)) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def operator(url: str, names: RoleNames) -> AsyncIterator[TroubleshootingQueue]:
+    """What an operator has."""
+    async with CommandBusPool(database_url=login(url, names.operator)) as pool:
+        yield TroubleshootingQueue(pool)
+
+
+async def charge(_: Order, __: HandlerContext) -> str:
+    """End well."""
+    return "charged"
+
+
+async def write(order: Order, context: HandlerContext) -> None:
+    """Write into the application's own table, together with the completion."""
+    await context.connection.execute("insert into shop.ledger values (%s)", (order.n,))
+
+
+async def fail_once(_: Command, context: HandlerContext) -> str:
+    """Need a second attempt."""
+    if context.attempt == 1:
+        raise TransientCommandError("LATER", "not yet")
+    return "at last"
+
+
+async def refuse(_: Command, __: HandlerContext) -> None:
+    """Need an operator."""
+    raise PermanentCommandError("BROKEN", "no")
+
+
+async def test_commands_live_their_whole_lives(url: str, app: CommandBusPool, operator: TroubleshootingQueue) -> None:
+    bus = CommandBus(app)
+    registry = registry_of(charge=charge, later=fail_once, refuse=refuse)
+    registry.register(DOMAIN, "write", write, transactional=True)
+    worker = make_worker(app, registry)
+    async with running(worker):  # which makes the domain
+        assert await bus.call(DOMAIN, "charge", {"n": 1}, timeout=10) == "charged"
+        assert await bus.call(DOMAIN, "later", {}, timeout=10) == "at last"
+        assert await bus.call(DOMAIN, "write", {"n": 42}, timeout=10) is None
+        batch = await bus.create_batch(DOMAIN, batch_commands(20), on_complete=REPLIES)
+        assert (await bus.wait_for_batch(DOMAIN, batch.batch_id, timeout=10)).status is BatchStatus.COMPLETED
+        refused = [await send(bus, "refuse", {"n": n}) for n in range(3)]
+
+        async def all_wait() -> bool:
+            return await operator.count_troubleshooting(DOMAIN) == 3
+
+        async def is_again_refused() -> bool:
+            trail = await bus.get_audit_trail(refused[2])
+            return [event.event_type for event in trail].count(AuditEventType.MOVED_TO_TSQ) == 2
+
+        await until(all_wait)
+        items = {item.command_id: item.payload for item in await operator.list_troubleshooting(DOMAIN)}
+        assert items == {command_id: {"n": n} for n, command_id in enumerate(refused)}
+        await operator.operator_cancel(DOMAIN, refused[0], "closed", operator="ann")
+        await operator.operator_complete(DOMAIN, refused[1], {"by": "hand"}, operator="ann")
+        await operator.operator_retry(DOMAIN, refused[2], operator="ann")
+        await until(is_again_refused)
+    with psycopg.connect(url) as owner:
+        assert owner.execute("select n from shop.ledger").fetchall() == [(42,)]
+    found = [await bus.get_command(DOMAIN, command_id) for command_id in refused[:2]]
+    assert [one.status for one in found if one] == [CommandStatus.CANCELED, CommandStatus.COMPLETED]
+    assert verify(url) == []
+
+
+async def test_each_is_refused_the_others_part(
+    url: str, names: RoleNames, app: CommandBusPool, operator: TroubleshootingQueue
+) -> None:
+    bus = CommandBus(app)
+    await bus.create_domain(DOMAIN)
+    command_id = await send(bus)
+    with pytest.raises(InsufficientPrivilege):
+        await TroubleshootingQueue(app).list_troubleshooting(DOMAIN)
+    with pytest.raises(InsufficientPrivilege):
+        await TroubleshootingQueue(app).operator_retry(DOMAIN, command_id)
+    async with CommandBusPool(database_url=login(url, names.readonly)) as readonly:
+        reader = CommandBus(readonly)
+        found = await reader.get_command(DOMAIN, command_id)
+        assert found is not None
+        assert [one.command_id for one in await reader.query_commands(domain=DOMAIN)] == [command_id]
+        assert [event.event_type for event in await reader.get_audit_trail(command_id)] == ["SENT"]
+        with pytest.raises(InsufficientPrivilege):
+            await reader.send(DOMAIN, "charge", uuid4(), {})
+        with pytest.raises(InsufficientPrivilege):
+            await TroubleshootingQueue(readonly).list_troubleshooting(DOMAIN)
+    assert await operator.count_troubleshooting(DOMAIN) == 0
