@@ -21,17 +21,19 @@ demo: $(STAMP)  ## start an embedded PostgreSQL and watch commands run
 test: $(STAMP)  ## run all tests on the embedded PostgreSQL; ARGS="-k batch" chooses
 	$(BIN)/pytest $(ARGS)
 
-check: $(STAMP)  ## lint, format, types, import floors, sync twin
+check: $(STAMP)  ## lint, format, types, import floors, sync twin, schema snapshot
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/async_to_sync.py --check
+	$(BIN)/python tools/snapshot.py --check
 
-fix: $(STAMP)  ## repair what can be repaired, then print the twin
+fix: $(STAMP)  ## repair what can be repaired, print the twin, write the schema snapshot
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
 	$(BIN)/python tools/async_to_sync.py
+	$(BIN)/python tools/snapshot.py
 
 sync: $(STAMP)  ## print src/commandbus/sync from the async sources
 	$(BIN)/python tools/async_to_sync.py

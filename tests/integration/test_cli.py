@@ -262,16 +262,6 @@ def test_an_operator_decides_and_each_refusal_is_reported(cli: Cli) -> None:
     assert status_of(url, third) is CommandStatus.PENDING
 
 
-def test_doctor_finds_a_healthy_database_healthy(cli: Cli) -> None:
-    report = cli.json("doctor")
-    found = {finding["name"]: finding["value"] for finding in report["findings"]}
-    assert report["ok"] is True
-    assert found["server role"] == "primary"
-    assert found["schema version"] == 1
-    assert found["LISTEN"].startswith("delivered")
-    assert found[f"domain {DOMAIN}"]["in_troubleshooting"] == 0
-
-
 def test_usage_errors_are_json_too_when_asked(lost: Cli) -> None:
     said = json.loads(lost.refusal("status", DOMAIN, "no-uuid", "--json", code=2))
     assert said["error"]["type"] == "UsageError"

@@ -14,21 +14,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from commandbus.errors import InvalidArgumentError, MigrationError, NotMigratedError
 from commandbus.migrate import RoleNames, grant, migrate, verify
 from tests.cli_process import Cli
-from tests.integration.granted import role_names
 from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support import Server
-
-
-@pytest.fixture
-def names(server: Server) -> Iterator[RoleNames]:
-    """Names of four roles, which the test makes."""
-    with role_names(server) as found:
-        yield found
 
 
 @pytest.fixture

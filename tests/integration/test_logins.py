@@ -24,27 +24,19 @@ from commandbus import (
     TroubleshootingQueue,
 )
 from commandbus.migrate import grant, verify
-from tests.integration.granted import login, role_names
+from tests.integration.granted import login
 from tests.integration.live import DOMAIN, REPLIES, batch_commands, make_worker, registry_of, running, send, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from commandbus.migrate import RoleNames
-    from tests.support import Server
 
 
 class Order(BaseModel):
     """What the handlers take."""
 
     n: int = 0
-
-
-@pytest.fixture
-def names(server: Server) -> Iterator[RoleNames]:
-    """Names of four roles, which the test makes."""
-    with role_names(server) as found:
-        yield found
 
 
 @pytest.fixture

@@ -12,13 +12,11 @@ from psycopg.errors import InsufficientPrivilege
 
 from commandbus.migrate import RoleNames, grant, verify
 from commandbus.migrate.roles import MAY_CALL
-from tests.integration.granted import role_names
 from tests.integration.sql_helpers import DOMAIN, Bus, open_bus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support import Server
 
 # Who may call each function. A new function fails the test below until somebody decides, here and in migrate/roles.py.
 MATRIX = {
@@ -66,13 +64,6 @@ MATRIX = {
     "queue_notify": "app",
 }
 USERS = ("app", "operator", "readonly", "stranger")
-
-
-@pytest.fixture
-def names(server: Server) -> Iterator[RoleNames]:
-    """Names of four roles, which the test makes."""
-    with role_names(server) as found:
-        yield found
 
 
 @pytest.fixture

@@ -7,8 +7,18 @@ import psycopg
 import typer
 
 import commandbus
-from commandbus.cli import batches, database, demonstration, inspection, queues, schema, sending, troubleshoot, work
-from commandbus.cli.doctor import doctor
+from commandbus.cli import (
+    batches,
+    database,
+    demonstration,
+    doctor,
+    inspection,
+    queues,
+    schema,
+    sending,
+    troubleshoot,
+    work,
+)
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import examples
 from commandbus.cli.output import error_json, note, wants_json
@@ -38,7 +48,7 @@ app.command(epilog=inspection.STATUS_EXAMPLES)(inspection.status)
 app.command(epilog=inspection.AUDIT_EXAMPLES)(inspection.audit)
 app.add_typer(batches.app, name="batch")
 app.add_typer(troubleshoot.app, name="tsq")
-app.command(epilog=examples("doctor", "doctor --json"))(doctor)
+app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=work.EXAMPLES)(work.worker)
 app.command(epilog=demonstration.EXAMPLES)(demonstration.demo)
 

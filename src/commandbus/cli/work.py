@@ -100,7 +100,7 @@ def worker(
         grace=check_timeout(grace, "grace"),
         policy=RetryPolicy(backoff_schedule=_delays(retry_delays)),
     )
-    settings = _settings(resolve_url(database_url), concurrency)
+    settings = worker_settings(resolve_url(database_url), concurrency)
     if stop_with_input:
         stop_at_end_of_input()
     if processes == 1:
@@ -120,7 +120,7 @@ def _serve_here(target: str, options: ServeOptions, settings: CommandBusSettings
     raise typer.Exit(code)
 
 
-def _settings(url: str, concurrency: int) -> CommandBusSettings:
+def worker_settings(url: str, concurrency: int) -> CommandBusSettings:
     """Return the settings, with as many connections as handlers may want where nothing else is set."""
     settings = CommandBusSettings.load(database_url=url)
     if "pool_max_size" in settings.model_fields_set:

@@ -4,7 +4,7 @@ from commandbus.migrate.difference import Difference, Finding
 from commandbus.migrate.drift import verify
 from commandbus.migrate.files import SCHEMA_VERSION, Migration, discover, packaged_directory
 from commandbus.migrate.grant import GrantResult, grant
-from commandbus.migrate.roles import Role, RoleNames
+from commandbus.migrate.roles import Role, RoleNames, roles_of
 from commandbus.migrate.runner import MigrateResult, MigrationInfo, MigrationState, info, migrate, validate
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "info",
     "migrate",
     "packaged_directory",
+    "roles_of",
     "validate",
     "verify",
 ]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from commandbus.errors import InvalidArgumentError
-from commandbus.migrate.connection import select
+from commandbus.migrate.connection import connected, select
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +56,16 @@ class RoleNames:
     def record(self) -> str:
         """Return the comment on schema ``commandbus`` that tells these names to `read_names`."""
         return json.dumps({"commandbus roles": asdict(self)}, ensure_ascii=False)
+
+
+def roles_of(url_or_connection: str | Connection[Any]) -> RoleNames | None:
+    """Return the roles that a database was granted to by `grant`, or None.
+
+    Raises:
+        DatabaseUnavailableError, MigrationError: the catalogs cannot be read.
+    """
+    with connected(url_or_connection) as connection:
+        return read_names(connection)
 
 
 def read_names(connection: Connection[Any]) -> RoleNames | None:

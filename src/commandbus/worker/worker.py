@@ -34,7 +34,7 @@ _MAX_VISIBILITY_TIMEOUT = 86_400
 _MAX_POLL_INTERVAL = 3_600
 _LAST_CALLS = 5.0
 _FEWEST_CONNECTIONS = 2  # one receives while the other settles
-_MOST_CONNECTIONS = 3
+OWN_CONNECTIONS = 3  # at most, beside those of handlers
 
 
 class Worker:
@@ -273,7 +273,7 @@ class Worker:
             kwargs=self._pool.kwargs,
             configure=self._prepare,
             min_size=_FEWEST_CONNECTIONS,
-            max_size=_MOST_CONNECTIONS,
+            max_size=OWN_CONNECTIONS,
             timeout=self._settings.pool_timeout,
             name=f"commandbus-worker-{self._domain}",
             open=False,

@@ -1,0 +1,157 @@
+"""`commandbus doctor`: what is healthy is called so, and what is not comes with what to run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from commandbus.migrate import grant
+from tests.cli_process import Cli, environment
+from tests.integration.granted import login
+from tests.integration.sql_helpers import DOMAIN, Bus, errors, open_bus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from commandbus.migrate import RoleNames
+    from tests.support import Server
+
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+
+
+@pytest.fixture
+def bus(database_url: str) -> Iterator[Bus]:
+    """A connection to a database with one domain."""
+    with open_bus(database_url) as found:
+        found.create_domain()
+        yield found
+
+
+@pytest.fixture
+def cli(tmp_path: Path, bus: Bus) -> Cli:
+    """The command line on that database."""
+    return Cli(tmp_path, bus.url)
+
+
+def checks(cli: Cli, *options: object, code: int = 0) -> dict[str, dict[str, Any]]:
+    """Return the checks by name."""
+    report = cli.json("doctor", *options, code=code)
+    assert report["ok"] is (code == 0)
+    return {check["name"]: check for check in report["checks"]}
+
+
+def test_a_healthy_database_is_found_healthy(cli: Cli) -> None:
+    found = checks(cli, "--processes", 1)
+    assert {name: check["status"] for name, check in found.items()} == dict.fromkeys(found, "ok")
+    assert {check["run"] for check in found.values()} == {None}
+    assert ", primary, " in found["server"]["found"]
+    assert found["LISTEN"]["found"].startswith("delivered")
+    assert found[f"domain {DOMAIN}"]["facts"]["in_troubleshooting"] == 0
+    assert "stuck commands" in cli.text("doctor")
+
+
+def test_drift_is_a_problem_and_rights_alone_a_warning(cli: Cli, bus: Bus) -> None:
+    bus.run("grant select on commandbus.batch to pg_monitor")
+    assert checks(cli)["schema"]["status"] == "warning"
+    bus.run("drop index commandbus.batch_created_idx")
+    found = checks(cli, code=1)["schema"]
+    assert (found["status"], found["run"]) == ("problem", "commandbus verify")
+    assert "missing index commandbus.batch.batch_created_idx" in found["found"]
+
+
+def test_more_workers_than_connections_are_a_problem(cli: Cli) -> None:
+    found = checks(cli, "--processes", 500, "--concurrency", 3, code=1)["connection budget"]
+    assert found["facts"]["connections_each"] == 7  # handlers 3, the worker's own 3, LISTEN 1
+    assert "3 processes with up to 7" in checks(cli, "--processes", 3, "--concurrency", 3)["connection budget"]["found"]
+
+
+def test_connections_are_counted_by_name(cli: Cli, bus: Bus) -> None:
+    with psycopg.connect(bus.url, application_name="commandbus"):
+        assert checks(cli)["connections"]["facts"]["of_commandbus"] == 2
+
+
+def test_through_a_pooler_workers_poll(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.cli_process.environment", lambda url: environment(url) | {"COMMANDBUS_PGBOUNCER": "1"})
+    found = checks(cli, "--processes", 1)
+    assert "workers poll" in found["LISTEN"]["found"]
+    assert "PgBouncer" in found["connection budget"]["found"]
+
+
+def test_another_default_isolation_is_told(cli: Cli, server: Server, bus: Bus) -> None:
+    name = server.database_name(bus.url)
+    bus.run(f"alter database \"{name}\" set default_transaction_isolation = 'serializable'")
+    found = checks(cli)["isolation"]
+    assert found["status"] == "warning"
+    assert "the default is serializable" in found["found"]
+
+
+def test_who_holds_back_vacuum_is_named(cli: Cli, bus: Bus) -> None:
+    with psycopg.connect(bus.url, application_name="nightly report") as reader:
+        reader.execute("select pg_current_xact_id()")
+        found = checks(cli)["oldest transaction"]
+        assert found["facts"]["who"] == f"pid {reader.info.backend_pid}"
+        assert "nightly report" in found["found"]
+
+
+def test_what_it_says_to_run_gives_queues_their_settings_back(cli: Cli, bus: Bus) -> None:
+    bus.run("alter table pgmq.q_pay__commands set (autovacuum_vacuum_scale_factor = 0.2)")
+    bus.run("alter table pgmq.q_pay__replies reset (fillfactor)")
+    found = checks(cli)["autovacuum"]
+    assert found["status"] == "warning"
+    for statement in found["facts"]["statements"]:
+        bus.run(statement)
+    assert checks(cli)["autovacuum"]["status"] == "ok"
+
+
+def test_a_login_without_rights_is_told_what_it_cannot_see(names: RoleNames, cli: Cli, bus: Bus) -> None:
+    grant(bus.url, **asdict(names))
+    cli.url = login(bus.url, names.app)
+    found = checks(cli)
+    unknown = {name for name, check in found.items() if check["status"] == "warning"}
+    assert unknown == {"oldest transaction", "stuck commands"}
+    assert found["roles"]["facts"]["owner"] == names.owner
+
+
+def make_stuck(bus: Bus) -> list[UUID]:
+    """Leave commands of every state, of which three can never run; return these."""
+    parked = bus.park()[0]
+    assert bus.status(parked) == "IN_TROUBLESHOOTING_QUEUE"
+    done, retried, lost_retry, leased, lost_lease = bus.send_new(5)
+    received = {row["command_id"]: row for row in bus.receive()}
+    bus.settle([received[done]], "COMPLETED")
+    bus.settle([received[retried], received[lost_retry]], "RETRY", **errors(2, "TRANSIENT", delay=3600))
+    _, lost = bus.send_new(2)
+    bus.run("delete from commandbus.scheduled where command_id = %s", lost_retry)
+    for command_id in (lost_lease, lost):
+        bus.run("delete from pgmq.q_pay__commands where message ->> 'command_id' = %s", str(command_id))
+    assert bus.status(leased) == "IN_PROGRESS"
+    bus.run("update commandbus.command set updated_at = updated_at - interval '2 minutes'")
+    return [lost_retry, lost_lease, lost]
+
+
+def test_commands_that_will_never_run_are_found(cli: Cli, bus: Bus) -> None:
+    assert checks(cli)["stuck commands"]["status"] == "ok"
+    stuck = make_stuck(bus)
+    found = checks(cli, code=1)["stuck commands"]
+    assert found["facts"]["at_least"] == 3
+    assert {command_id for _, command_id in found["facts"]["examples"]} == set(map(str, stuck))
+    assert "at least 3" in found["found"]
+
+
+def test_the_handbook_s_statements_hand_them_to_an_operator(cli: Cli, bus: Bus) -> None:
+    stuck = make_stuck(bus)
+    _, _, chapter = OPERATIONS.read_text().partition("## Commands that will never run")
+    script = chapter.partition("```sql\n")[2].partition("```")[0]
+    for command_id in stuck:
+        bus.connection.execute(
+            script.replace(":'domain'", f"'{DOMAIN}'").replace(":'command_id'", f"'{command_id}'").encode()
+        )
+        assert bus.status(command_id) == "IN_TROUBLESHOOTING_QUEUE"
+    assert checks(cli)["stuck commands"]["status"] == "ok"
+    ended = bus.call("sp_operator_cancel", domain=DOMAIN, command_ids=stuck, reason="its message was lost")
+    assert [row["refusal"] for row in ended] == [None] * 3
