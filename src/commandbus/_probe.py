@@ -121,7 +121,7 @@ def check_server(facts: ServerFacts) -> None:
     if not facts.may_use_schema:
         raise SchemaError(
             f'role "{facts.role}" may not use schema commandbus in {database}:'
-            " grant it USAGE on the schema and EXECUTE on its functions"
+            " run `commandbus grant`, and make it a member of one of its roles"
         )
 
 
