@@ -380,3 +380,20 @@ class QueueMetrics:
     archived: int
     newest_age_seconds: float | None
     oldest_age_seconds: float | None
+
+
+@dataclass(slots=True)
+class MaintenanceReport:
+    """What one run of maintenance did.
+
+    Attributes:
+        partitions_made: of the audit.
+        partitions_dropped: of the audit; one that is in use is emptied now, and dropped by a later run.
+        deleted: rows, by "commands", "batches" (with their commands), "archives" and "replies".
+        is_complete: False when another session was at it or in the way; a later run does the rest.
+    """
+
+    partitions_made: list[str] = field(default_factory=list)
+    partitions_dropped: list[str] = field(default_factory=list)
+    deleted: dict[str, int] = field(default_factory=dict)
+    is_complete: bool = True

@@ -46,11 +46,13 @@ TWINS = [
     "CommandBus",
     "CommandBusPool",
     "TroubleshootingQueue",
+    "Maintenance",
     "PgmqClient",
     "PostgresAuditLogger",
     "PostgresBatchRepository",
     "PostgresCommandRepository",
     "PostgresPayloadArchive",
+    "PostgresMaintenance",
 ]
 
 

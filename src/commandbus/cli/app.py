@@ -7,7 +7,17 @@ import psycopg
 import typer
 
 import commandbus
-from commandbus.cli import batches, database, demonstration, inspection, queues, sending, troubleshoot, work
+from commandbus.cli import (
+    batches,
+    database,
+    demonstration,
+    inspection,
+    maintaining,
+    queues,
+    sending,
+    troubleshoot,
+    work,
+)
 from commandbus.cli.doctor import doctor
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import examples
@@ -37,6 +47,7 @@ app.command(epilog=inspection.AUDIT_EXAMPLES)(inspection.audit)
 app.add_typer(batches.app, name="batch")
 app.add_typer(troubleshoot.app, name="tsq")
 app.command(epilog=examples("doctor", "doctor --json"))(doctor)
+app.command(epilog=maintaining.EXAMPLES)(maintaining.maintain)
 app.command(epilog=work.EXAMPLES)(work.worker)
 app.command(epilog=demonstration.EXAMPLES)(demonstration.demo)
 
