@@ -2095,6 +2095,72 @@ begin
     select r.command_id, r.refusal from commandbus._verdicts(p_domain, p_command_ids, v_done) r;
 end $$;
 
+-- commandbus.sp_park_lost: let commands wait for an operator whose message is gone, purged or dropped with its queue:
+-- no worker would ever see them again.
+--
+-- It looks at every command that was sent before p_before. What was sent is kept where PGMQ's archive still has it.
+--
+-- Returns  the commands that wait now, up to p_limit.
+-- Raises   CB005, CB007.
+-- Locks    the command rows (by id), then their batch rows.
+create function commandbus.sp_park_lost(
+    p_domain text,
+    p_before timestamptz default now() - interval '1 hour',
+    p_limit  int         default 10000
+)
+returns setof uuid
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_table    text := commandbus._command_table(p_domain);
+    v_ids      uuid[];
+    v_msg_ids  bigint[];
+    v_messages jsonb[];
+    v_all      int;
+begin
+    if p_before is null or p_before > now() or p_limit is null or p_limit not between 1 and 10000 then
+        raise exception 'before: must be a time in the past; limit: 1 to 10,000' using errcode = 'CB007';
+    end if;
+    -- One statement, so that a command is seen together with its message or without both.
+    execute format(
+        $q$
+            with lost as (
+                select c.command_id, c.msg_id
+                from commandbus.command c
+                where c.domain = $1 and c.created_at < $2 and c.status in ('PENDING', 'IN_PROGRESS')
+                    and not exists (select from pgmq.%1$I q where q.msg_id = c.msg_id)
+                    and not exists (
+                        select from commandbus.scheduled s
+                        where s.command_id = c.command_id and s.domain = c.domain
+                    )
+                order by c.command_id
+                limit $3
+                for no key update of c
+            )
+            select array_agg(l.command_id order by l.command_id), array_agg(l.msg_id order by l.command_id),
+                array_agg(a.message order by l.command_id)
+            from lost l
+            left join pgmq.%2$I a on a.msg_id = l.msg_id and a.message ->> 'command_id' = l.command_id::text
+        $q$, v_table, 'a_' || p_domain || '__commands')
+    into v_ids, v_msg_ids, v_messages
+    using p_domain, p_before, p_limit;
+    if v_ids is null then
+        return;
+    end if;
+    v_all := cardinality(v_ids);
+    update commandbus.command c
+    set status = 'IN_PROGRESS'
+    from unnest(v_ids) as l(command_id)
+    where c.command_id = any (array[l.command_id]) and c.domain || '' = p_domain;
+    return query
+    select unnest((commandbus._end_attempts(
+        p_domain, v_ids, v_msg_ids, array_fill('TROUBLESHOOT'::text, array[v_all]), null,
+        array_fill('PERMANENT'::text, array[v_all]), array_fill('LOST'::text, array[v_all]),
+        array_fill('its message is not in the queue any more'::text, array[v_all]), null,
+        array_fill('LOST'::text, array[v_all]), null, v_messages)).ended);
+end $$;
+
 
 -- Reads
 

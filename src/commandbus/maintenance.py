@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from psycopg.errors import LockNotAvailable
@@ -55,7 +56,7 @@ class Maintenance:
         try:
             await self._run(report, on_progress or _ignore)
         except (_BusyError, LockNotAvailable):
-            report.is_complete = False
+            report = replace(report, is_complete=False)
         logger.info(
             "maintenance done",
             extra={
@@ -68,7 +69,7 @@ class Maintenance:
         return report
 
     async def _run(self, report: MaintenanceReport, on_progress: Progress) -> None:
-        report.partitions_made = _unless_busy(await self._steps.make_partitions(MONTHS_AHEAD))
+        report.partitions_made.extend(_unless_busy(await self._steps.make_partitions(MONTHS_AHEAD)))
         keep = self._settings
         if keep.keep_audit_days is not None:
             await self._drop_partitions(keep.keep_audit_days, report)
@@ -86,7 +87,7 @@ class Maintenance:
     async def _drop_partitions(self, days: int, report: MaintenanceReport) -> None:
         while True:
             dropped = _unless_busy(await self._steps.drop_partitions(days))
-            report.partitions_dropped += [name for name in dropped if name not in report.partitions_dropped]
+            report.partitions_dropped.extend(name for name in dropped if name not in report.partitions_dropped)
             if "audit_default" not in dropped:
                 return
 

@@ -74,6 +74,7 @@ class TsqReason(StrEnum):
     CRASHED = "CRASHED"  # the last attempt never ended: its process died
     INVALID_PAYLOAD = "INVALID_PAYLOAD"  # the data cannot be read, or does not fit the handler's model
     TAMPERED = "TAMPERED"  # the message does not agree with the command's row
+    LOST = "LOST"  # there is no message any more: the queue was purged, or dropped and made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +383,7 @@ class QueueMetrics:
     oldest_age_seconds: float | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class MaintenanceReport:
     """What one run of maintenance did.
 

@@ -164,6 +164,9 @@ def live_long(bus: Recorder) -> None:
     assert len(bus.call("query_audit", domain=DOMAIN, limit=5)) == 5
     past = bus.value("select pg_catalog.now()")
     assert bus.result("sp_make_partitions", months_ahead=4) is not None
+    (lost,) = bus.send_new()
+    bus.call("queue_delete", queue=QUEUE, msg_id=bus.command(lost)["msg_id"])
+    assert bus.result("sp_park_lost", domain=DOMAIN, before=bus.value("select pg_catalog.now()")) == lost
     for function in ("sp_drop_partitions", "sp_prune_commands"):
         bus.call(function, before=past)
     for function in ("sp_prune_batches", "sp_prune_archives", "sp_prune_replies"):

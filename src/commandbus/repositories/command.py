@@ -407,6 +407,16 @@ class PostgresCommandRepository(Repository):
         )
         return [Verdict._make(row) for row in rows]
 
+    async def park_lost(self, domain: str, seconds: float) -> list[UUID]:
+        """Park commands sent more than *seconds* ago that have no message. Source: ``commandbus.sp_park_lost``."""
+        rows = await self._rows(
+            "select * from commandbus.sp_park_lost("
+            "$1::text, pg_catalog.now() - pg_catalog.make_interval(secs => $2::float8))",
+            (domain, seconds),
+            repeatable=False,
+        )
+        return [row[0] for row in rows]
+
     async def operator_complete(
         self, domain: str, command_ids: Sequence[UUID], result: str | None, operator: str | None
     ) -> list[Verdict]:
