@@ -108,6 +108,8 @@ create table commandbus.command (
     )
 ) with (fillfactor = 50);
 
+-- query_commands for a conversation; a command without one has its own id here.
+create index command_correlation_idx on commandbus.command (correlation_id) where correlation_id <> command_id;
 -- query_commands: newest first.
 create index command_created_idx on commandbus.command (created_at);
 -- list_batch_commands.
@@ -116,8 +118,12 @@ create index command_batch_idx on commandbus.command (domain, batch_id) where ba
 create index command_attention_idx on commandbus.command (domain, attention_at) where attention_at is not null;
 
 -- What happened, one row per event; command_id is the batch's id in BATCH_* events. No payload is ever in it.
+--
+-- One partition per month (UTC), made ahead by sp_make_partitions, emptied and dropped by sp_drop_partitions. What no
+-- month takes goes into audit_default, so that a send never fails for want of a partition.
+create sequence commandbus.audit_audit_id_seq;
 create table commandbus.audit (
-    audit_id   bigint      generated always as identity,
+    audit_id   bigint      not null default nextval('commandbus.audit_audit_id_seq'),
     ts         timestamptz not null default clock_timestamp(),
     command_id uuid        not null,
     msg_id     bigint,
@@ -125,8 +131,16 @@ create table commandbus.audit (
     domain     text        not null,
     event_type text        not null,
     details    jsonb,
-    constraint audit_pk primary key (command_id, audit_id)  -- get_audit_trail; three rows per command, so one index
-);
+    constraint audit_pk primary key (command_id, audit_id, ts) -- get_audit_trail; the only entry that each row has
+) partition by range (ts);
+alter sequence commandbus.audit_audit_id_seq owned by commandbus.audit.audit_id;
+create table commandbus.audit_default partition of commandbus.audit default;
+
+-- query_audit, a span of time. Rows arrive in its order, so a summary per 128 kB will do.
+create index audit_ts_idx on commandbus.audit using brin (ts) with (pages_per_range = 16, autosummarize = on);
+-- query_audit, the events of a rare kind: which is every kind that is not part of a healthy life.
+create index audit_event_idx on commandbus.audit (event_type, ts)
+    where event_type not in ('SENT', 'RECEIVED', 'COMPLETED');
 
 -- The messages of commands that wait in the TSQ, so that a retry never depends on PGMQ's archive.
 create table commandbus.payload_archive (
@@ -2096,6 +2110,72 @@ begin
     select r.command_id, r.refusal from commandbus._verdicts(p_domain, p_command_ids, v_done) r;
 end $$;
 
+-- commandbus.sp_park_lost: let commands wait for an operator whose message is gone, purged or dropped with its queue:
+-- no worker would ever see them again.
+--
+-- It looks at every command that was sent before p_before. What was sent is kept where PGMQ's archive still has it.
+--
+-- Returns  the commands that wait now, up to p_limit.
+-- Raises   CB005, CB007.
+-- Locks    the command rows (by id), then their batch rows.
+create function commandbus.sp_park_lost(
+    p_domain text,
+    p_before timestamptz default now() - interval '1 hour',
+    p_limit  int         default 10000
+)
+returns setof uuid
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_table    text := commandbus._command_table(p_domain);
+    v_ids      uuid[];
+    v_msg_ids  bigint[];
+    v_messages jsonb[];
+    v_all      int;
+begin
+    if p_before is null or p_before > now() or p_limit is null or p_limit not between 1 and 10000 then
+        raise exception 'before: must be a time in the past; limit: 1 to 10,000' using errcode = 'CB007';
+    end if;
+    -- One statement, so that a command is seen together with its message or without both.
+    execute format(
+        $q$
+            with lost as (
+                select c.command_id, c.msg_id
+                from commandbus.command c
+                where c.domain = $1 and c.created_at < $2 and c.status in ('PENDING', 'IN_PROGRESS')
+                    and not exists (select from pgmq.%1$I q where q.msg_id = c.msg_id)
+                    and not exists (
+                        select from commandbus.scheduled s
+                        where s.command_id = c.command_id and s.domain = c.domain
+                    )
+                order by c.command_id
+                limit $3
+                for no key update of c
+            )
+            select array_agg(l.command_id order by l.command_id), array_agg(l.msg_id order by l.command_id),
+                array_agg(a.message order by l.command_id)
+            from lost l
+            left join pgmq.%2$I a on a.msg_id = l.msg_id and a.message ->> 'command_id' = l.command_id::text
+        $q$, v_table, 'a_' || p_domain || '__commands')
+    into v_ids, v_msg_ids, v_messages
+    using p_domain, p_before, p_limit;
+    if v_ids is null then
+        return;
+    end if;
+    v_all := cardinality(v_ids);
+    update commandbus.command c
+    set status = 'IN_PROGRESS'
+    from unnest(v_ids) as l(command_id)
+    where c.command_id = any (array[l.command_id]) and c.domain || '' = p_domain;
+    return query
+    select unnest((commandbus._end_attempts(
+        p_domain, v_ids, v_msg_ids, array_fill('TROUBLESHOOT'::text, array[v_all]), null,
+        array_fill('PERMANENT'::text, array[v_all]), array_fill('LOST'::text, array[v_all]),
+        array_fill('its message is not in the queue any more'::text, array[v_all]), null,
+        array_fill('LOST'::text, array[v_all]), null, v_messages)).ended);
+end $$;
+
 
 -- Reads
 
@@ -2118,7 +2198,8 @@ create function commandbus.query_commands(
     p_created_after  timestamptz default null,
     p_created_before timestamptz default null,
     p_limit          int         default 100,
-    p_offset         int         default 0
+    p_offset         int         default 0,
+    p_correlation_id uuid        default null
 )
 returns setof commandbus.command
 language plpgsql stable
@@ -2137,12 +2218,16 @@ begin
         and (p_command_type is null or c.command_type = p_command_type)
         and (p_created_after is null or c.created_at >= p_created_after)
         and (p_created_before is null or c.created_at < p_created_before)
+        and (p_correlation_id is null
+            or c.correlation_id = p_correlation_id and c.correlation_id <> c.command_id
+            or c.command_id = p_correlation_id and c.correlation_id = p_correlation_id)
     order by c.created_at desc, c.command_id
     limit p_limit
     offset p_offset;
 end $$;
 
--- commandbus.get_audit_trail: what happened to a command or batch, oldest first.
+-- commandbus.get_audit_trail: what happened to a command or batch, oldest first. While it exists, the audit of the
+-- months before it was made is not looked at.
 create function commandbus.get_audit_trail(p_command_id uuid, p_domain text default null)
 returns setof commandbus.audit
 language sql stable
@@ -2151,8 +2236,70 @@ as $$
     select a.*
     from commandbus.audit a
     where a.command_id = p_command_id and (p_domain is null or a.domain = p_domain)
+        and a.ts >= coalesce(
+            (select min(c.created_at) from commandbus.command c where c.command_id = p_command_id), '-infinity')
     order by a.audit_id
 $$;
+
+-- commandbus.query_audit: events from p_after until before p_before, newest first. The next page is found with the
+-- last row's ts and audit_id as p_before and p_before_id.
+--
+-- The index on time says which blocks to look at, not in which order. So the time is searched from its end in pieces,
+-- each four times as long as the one before. Kinds of events outside a healthy life have an index of their own.
+--
+-- Returns  up to p_limit rows.
+create function commandbus.query_audit(
+    p_domain     text        default null,
+    p_event_type text        default null,
+    p_after      timestamptz default null,
+    p_before     timestamptz default null,
+    p_before_id  bigint      default null,
+    p_limit      int         default 100
+)
+returns setof commandbus.audit
+language plpgsql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    v_until timestamptz := coalesce(p_before, clock_timestamp());
+    v_tie   bigint := p_before_id;
+    v_piece interval := case when p_event_type in ('SENT', 'RECEIVED', 'COMPLETED') or p_event_type is null
+        then '100 milliseconds' else '100 years' end;
+    v_from  timestamptz;
+    v_found int := 0;
+    v_rows  int;
+begin
+    loop
+        v_from := greatest(v_until - v_piece, p_after);
+        if p_event_type in ('SENT', 'RECEIVED', 'COMPLETED') or p_event_type is null then
+            return query
+            select a.*
+            from commandbus.audit a
+            where a.ts >= v_from and (a.ts < v_until or a.ts = v_until and a.audit_id < v_tie)
+                and (p_event_type is null or a.event_type = p_event_type)
+                and (p_domain is null or a.domain = p_domain)
+            order by a.ts desc, a.audit_id desc
+            limit p_limit - v_found;
+        else
+            return query
+            select a.*
+            from commandbus.audit a
+            where a.ts >= v_from and (a.ts < v_until or a.ts = v_until and a.audit_id < v_tie)
+                and a.event_type = p_event_type and a.event_type not in ('SENT', 'RECEIVED', 'COMPLETED')
+                and (p_domain is null or a.domain = p_domain)
+            order by a.ts desc, a.audit_id desc
+            limit p_limit;
+        end if;
+        get diagnostics v_rows = row_count;
+        v_found := v_found + v_rows;
+        exit when v_found >= p_limit or v_from <= p_after or v_piece > interval '50 years';
+        v_until := v_from;
+        v_tie := null;
+        v_piece := v_piece * 4;
+    end loop;
+end $$;
 
 -- commandbus.log_event: write one audit event of the caller's own.
 --
@@ -2460,6 +2607,303 @@ begin
     perform commandbus._queue_table(p_queue);
     perform commandbus._wake(p_queue);
 end $$;
+
+
+-- Growth
+--
+-- Each function does a bounded piece of work, under locks that no sender and no worker waits for long. One at a time
+-- maintains a database: whoever comes while another transaction does gets null at once, and has nothing to do.
+
+-- commandbus._maintain_alone: be the one who maintains this database until the transaction ends.
+--
+-- Returns  false when somebody else is.
+create function commandbus._maintain_alone()
+returns boolean
+language sql
+set search_path = pg_catalog, pg_temp
+as $$ select pg_try_advisory_xact_lock(hashtextextended('commandbus maintenance', 0)) $$;
+
+-- commandbus.sp_make_partitions: make the audit's partitions of this month and the next ones, as far as they lack.
+--
+-- A month of which rows are in audit_default already stays there.
+--
+-- Returns  the names of those made; null when somebody else maintains the database.
+-- Raises   CB007; 55P03 when a reader of the audit holds audit_default for more than a second.
+-- Locks    audit against other DDL, audit_default exclusively; inserts into this month go on.
+create function commandbus.sp_make_partitions(p_months_ahead int default 3)
+returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
+as $$
+declare
+    v_made  text[] := '{}';
+    v_month timestamp;
+    v_name  text;
+begin
+    if p_months_ahead is null or p_months_ahead not between 0 and 120 then
+        raise exception 'months_ahead: must be 0 to 120' using errcode = 'CB007';
+    end if;
+    if not commandbus._maintain_alone() then
+        return null;
+    end if;
+    for i in 0..p_months_ahead loop
+        v_month := date_trunc('month', now() at time zone 'UTC') + make_interval(months => i);
+        v_name := to_char(v_month, '"audit_y"YYYY"m"MM');
+        continue when to_regclass('commandbus.' || v_name) is not null;
+        continue when exists (
+            select from commandbus.audit_default d
+            where d.ts >= v_month at time zone 'UTC' and d.ts < (v_month + interval '1 month') at time zone 'UTC'
+        );
+        -- Attached, not made in place, which would wait for every transaction that has written to the audit.
+        execute format('create table commandbus.%I (like commandbus.audit including defaults)', v_name);
+        execute format(
+            'alter table commandbus.audit attach partition commandbus.%I for values from (%L) to (%L)',
+            v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+        v_made := v_made || v_name;
+    end loop;
+    return v_made;
+end $$;
+
+-- commandbus.sp_drop_partitions: forget the audit of months that ended before p_before, and up to 10,000 rows of
+-- audit_default that are as old.
+--
+-- A partition is emptied, which nobody notices who does not read it, and dropped where the lock on the whole audit is
+-- to be had at once; otherwise the empty one stays until the next time.
+--
+-- Returns  the names of those emptied or dropped, audit_default once if there may be more in it; null when somebody
+--          else maintains the database.
+-- Raises   CB007; 55P03 when a reader holds such a partition for more than a second.
+-- Locks    the old partitions exclusively; audit exclusively, for which it waits 50 ms at most.
+create function commandbus.sp_drop_partitions(p_before timestamptz)
+returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
+as $$
+declare
+    v_gone  text[] := '{}';
+    v_name  text;
+    v_empty boolean;
+    v_rows  int;
+begin
+    if p_before is null or p_before > now() then
+        raise exception 'before: must be a time in the past' using errcode = 'CB007';
+    end if;
+    if not commandbus._maintain_alone() then
+        return null;
+    end if;
+    for v_name in
+        select c.relname
+        from pg_inherits i
+        join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'commandbus.audit'::regclass and c.relname ~ '^audit_y[0-9]{4}m[0-9]{2}$'
+            and (to_date(substr(c.relname, 8), 'YYYY"m"MM') + interval '1 month') at time zone 'UTC' <= p_before
+        order by c.relname
+    loop
+        execute format('select not exists (select from commandbus.%I)', v_name) into v_empty;
+        if not v_empty then
+            execute format('truncate commandbus.%I', v_name);
+        end if;
+        begin
+            perform set_config('lock_timeout', '50ms', true);
+            execute format('drop table commandbus.%I', v_name);
+            v_empty := false;
+        exception when lock_not_available then
+            null;
+        end;
+        perform set_config('lock_timeout', '1s', true);
+        if not v_empty then
+            v_gone := v_gone || v_name;
+        end if;
+    end loop;
+    delete from commandbus.audit_default d
+    where d.ctid in (select o.ctid from commandbus.audit_default o where o.ts < p_before limit 10000);
+    get diagnostics v_rows = row_count;
+    return case when v_rows = 10000 then array_append(v_gone, 'audit_default') else v_gone end;
+end $$;
+
+-- commandbus.sp_prune_commands: delete commands that ended before p_before and are of no batch, with their payloads.
+--
+-- It walks on from (p_after_at, p_after_id) in the order of creation. Commands that have not ended are passed over.
+--
+-- Returns  one row: how many were deleted, and where to go on, null at the end; no row when somebody else maintains
+--          the database.
+-- Raises   CB007.
+-- Locks    the rows it deletes.
+create function commandbus.sp_prune_commands(
+    p_before   timestamptz,
+    p_after_at timestamptz default '-infinity',
+    p_after_id uuid        default '00000000-0000-0000-0000-000000000000',
+    p_limit    int         default 10000
+)
+returns table (deleted int, last_at timestamptz, last_id uuid)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    if p_before is null or p_before > now() or p_limit not between 1 and 100000 then
+        raise exception 'before: must be a time in the past; limit: 1 to 100,000' using errcode = 'CB007';
+    end if;
+    if not commandbus._maintain_alone() then
+        return;
+    end if;
+    return query
+    with old as (
+        select c.command_id, c.domain, c.created_at
+        from commandbus.command c
+        where c.created_at < p_before and c.created_at >= p_after_at
+            and (c.created_at, c.command_id) > (p_after_at, p_after_id)
+        order by c.created_at, c.command_id
+        limit p_limit
+    ), gone as (
+        delete from commandbus.command c
+        using old o
+        where c.command_id = any (array[o.command_id]) and c.domain || '' = o.domain
+            and c.finished_at < p_before and c.batch_id is null
+        returning c.command_id, c.domain
+    ), payloads as (
+        delete from commandbus.payload_archive p
+        using gone g
+        where p.command_id = any (array[g.command_id]) and p.domain || '' = g.domain
+    ), last as (
+        select o.created_at, o.command_id
+        from old o
+        order by o.created_at desc, o.command_id desc
+        limit 1
+    )
+    select (select count(*)::int from gone), l.created_at, l.command_id
+    from (values (true)) v
+    left join last l on (select count(*) from old) = p_limit;
+end $$;
+
+-- commandbus.sp_prune_batches: delete a domain's batches that were complete before p_before, each with all its
+-- commands and their payloads, until p_limit commands are gone or none is left.
+--
+-- A batch goes in one piece, as its counters must equal a recount at every commit.
+--
+-- Returns  how many commands and batches were deleted; null when somebody else maintains the database.
+-- Raises   CB007.
+-- Locks    the rows it deletes.
+create function commandbus.sp_prune_batches(p_domain text, p_before timestamptz, p_limit int default 10000)
+returns int
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_batch_id uuid;
+    v_deleted  int := 0;
+    v_commands int;
+begin
+    perform commandbus._check_domain(p_domain);
+    if p_before is null or p_before > now() then
+        raise exception 'before: must be a time in the past' using errcode = 'CB007';
+    end if;
+    if not commandbus._maintain_alone() then
+        return null;
+    end if;
+    for v_batch_id in
+        select b.batch_id
+        from commandbus.batch b
+        where b.domain = p_domain and b.created_at < p_before and b.completed_at < p_before
+        order by b.created_at
+        for update skip locked
+    loop
+        with gone as (
+            delete from commandbus.command c
+            where c.domain = p_domain and c.batch_id = v_batch_id
+            returning c.command_id
+        ), payloads as (
+            delete from commandbus.payload_archive p
+            using gone g
+            where p.command_id = any (array[g.command_id]) and p.domain || '' = p_domain
+        )
+        select count(*) into v_commands from gone;
+        delete from commandbus.batch b where b.domain = p_domain and b.batch_id = v_batch_id;
+        v_deleted := v_deleted + v_commands + 1;
+        exit when v_deleted >= p_limit;
+    end loop;
+    return v_deleted;
+end $$;
+
+-- commandbus.sp_prune_archives: delete up to p_limit messages that PGMQ archived in a domain's queues before p_before.
+--
+-- Returns  how many were deleted; null when somebody else maintains the database.
+-- Raises   CB005, CB007.
+-- Locks    the rows it deletes.
+create function commandbus.sp_prune_archives(p_domain text, p_before timestamptz, p_limit int default 10000)
+returns int
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_deleted int := 0;
+    v_rows    int;
+    v_queue   text;
+begin
+    perform commandbus._command_table(p_domain);
+    if p_before is null or p_before > now() then
+        raise exception 'before: must be a time in the past' using errcode = 'CB007';
+    end if;
+    if not commandbus._maintain_alone() then
+        return null;
+    end if;
+    foreach v_queue in array array[p_domain || '__commands', p_domain || '__replies'] loop
+        continue when to_regclass('pgmq.a_' || v_queue) is null;
+        execute format(
+            'delete from pgmq.%1$I a where a.ctid in ('
+            ' select o.ctid from pgmq.%1$I o where o.archived_at < $1 order by o.archived_at limit $2)', 'a_' || v_queue)
+        using p_before, p_limit - v_deleted;
+        get diagnostics v_rows = row_count;
+        v_deleted := v_deleted + v_rows;
+    end loop;
+    return v_deleted;
+end $$;
+
+-- commandbus.sp_prune_replies: delete up to p_limit replies of a domain that nobody took since p_before, and those
+-- that wait for a reply queue that is gone.
+--
+-- Returns  how many were deleted; null when somebody else maintains the database.
+-- Raises   CB005, CB007.
+-- Locks    the rows it deletes, skipping those somebody takes.
+create function commandbus.sp_prune_replies(p_domain text, p_before timestamptz, p_limit int default 10000)
+returns int
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_deleted int := 0;
+    v_rows    int;
+begin
+    perform commandbus._command_table(p_domain);
+    if p_before is null or p_before > now() then
+        raise exception 'before: must be a time in the past' using errcode = 'CB007';
+    end if;
+    if not commandbus._maintain_alone() then
+        return null;
+    end if;
+    if commandbus._reply_table(p_domain || '__replies') is not null then
+        execute format(
+            'delete from pgmq.%1$I q where q.msg_id = any (array('
+            ' select o.msg_id from (select m.msg_id, m.enqueued_at from pgmq.%1$I m order by m.msg_id limit $2) o'
+            ' where o.enqueued_at < $1)) and q.enqueued_at < $1', 'q_' || p_domain || '__replies')
+        using p_before, p_limit;
+        get diagnostics v_deleted = row_count;
+    end if;
+    delete from commandbus.undelivered_reply u
+    where u.queue_name = p_domain || '__replies' and u.created_at < p_before;
+    get diagnostics v_rows = row_count;
+    return v_deleted + v_rows;
+end $$;
+
+do $$ begin perform commandbus.sp_make_partitions(); end $$;
 
 
 -- Nobody may call anything unless it is granted.

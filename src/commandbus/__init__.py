@@ -37,6 +37,7 @@ from commandbus.errors import (
     TransientCommandError,
 )
 from commandbus.handlers import HandlerContext, HandlerRegistry, handler
+from commandbus.maintenance import Maintenance
 from commandbus.models import (
     AuditEvent,
     AuditEventType,
@@ -49,6 +50,7 @@ from commandbus.models import (
     CommandStatus,
     CreateBatchResult,
     ErrorType,
+    MaintenanceReport,
     PgmqMessage,
     QueueMetrics,
     Reply,
@@ -64,6 +66,7 @@ from commandbus.repositories import (
     PostgresAuditLogger,
     PostgresBatchRepository,
     PostgresCommandRepository,
+    PostgresMaintenance,
     PostgresPayloadArchive,
 )
 from commandbus.retry import RetryPolicy
@@ -106,6 +109,8 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidOperationError",
     "InvalidPayloadError",
+    "Maintenance",
+    "MaintenanceReport",
     "MigrationError",
     "NotMigratedError",
     "PermanentCommandError",
@@ -117,6 +122,7 @@ __all__ = [
     "PostgresAuditLogger",
     "PostgresBatchRepository",
     "PostgresCommandRepository",
+    "PostgresMaintenance",
     "PostgresPayloadArchive",
     "QueueMetrics",
     "QueueNotFoundError",

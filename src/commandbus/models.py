@@ -74,6 +74,7 @@ class TsqReason(StrEnum):
     CRASHED = "CRASHED"  # the last attempt never ended: its process died
     INVALID_PAYLOAD = "INVALID_PAYLOAD"  # the data cannot be read, or does not fit the handler's model
     TAMPERED = "TAMPERED"  # the message does not agree with the command's row
+    LOST = "LOST"  # there is no message any more: the queue was purged, or dropped and made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,3 +381,20 @@ class QueueMetrics:
     archived: int
     newest_age_seconds: float | None
     oldest_age_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceReport:
+    """What one run of maintenance did.
+
+    Attributes:
+        partitions_made: of the audit.
+        partitions_dropped: of the audit; one that is in use is emptied now, and dropped by a later run.
+        deleted: rows, by "commands", "batches" (with their commands), "archives" and "replies".
+        is_complete: False when another session was at it or in the way; a later run does the rest.
+    """
+
+    partitions_made: list[str] = field(default_factory=list)
+    partitions_dropped: list[str] = field(default_factory=list)
+    deleted: dict[str, int] = field(default_factory=dict)
+    is_complete: bool = True

@@ -49,6 +49,11 @@ class CommandBusSettings(BaseSettings):
         notify: wake idle workers by NOTIFY; without it they poll only.
         max_payload_bytes: largest JSON text of a command's data or result, 1 KiB to 64 MiB.
         default_max_attempts: for commands sent without their own, 1 to 1,000.
+        maintain: let workers make the audit's partitions, and remove what need not be kept.
+        keep_commands_days: how long ended commands and batches are kept, 1 to 36,500; None for ever.
+        keep_audit_days: how long the audit is kept, by whole months.
+        keep_archives_days: how long messages in PGMQ's archives are kept.
+        keep_replies_days: how long replies wait to be taken.
     """
 
     model_config = SettingsConfigDict(
@@ -77,6 +82,11 @@ class CommandBusSettings(BaseSettings):
     notify: bool = True
     max_payload_bytes: int = Field(default=MAX_PAYLOAD_BYTES, ge=1_024, le=67_108_864)
     default_max_attempts: int = Field(default=3, ge=1, le=MAX_ATTEMPTS)
+    maintain: bool = True
+    keep_commands_days: int | None = Field(default=None, ge=1, le=36_500)
+    keep_audit_days: int | None = Field(default=None, ge=1, le=36_500)
+    keep_archives_days: int | None = Field(default=None, ge=1, le=36_500)
+    keep_replies_days: int | None = Field(default=None, ge=1, le=36_500)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -14,6 +14,7 @@ from commandbus.payload import (
     check_domain,
     check_items,
     check_text,
+    check_timeout,
     check_uuid,
     encode_value,
 )
@@ -26,6 +27,7 @@ MAX_IDS = 10_000
 MAX_OFFSET = 2**31 - 1
 _MAX_REASON = 2_000
 _MAX_OPERATOR = 200
+_MAX_AGE = 31_536_000
 
 
 class TroubleshootingQueue:
@@ -146,6 +148,25 @@ class TroubleshootingQueue:
             CommandNotFoundError, InvalidOperationError: as `operator_retry`.
         """
         self._single(domain, await self.complete_many(domain, [command_id], result_data, operator))
+
+    async def park_lost(self, domain: str, older_than: float = 3_600.0) -> list[UUID]:
+        """Let commands wait here whose message is gone, so that no worker would ever see them.
+
+        That happens when somebody purges a queue, deletes messages by hand, or drops a queue and makes it again.
+        Such a command can be retried only where PGMQ's archive still has its message.
+
+        Args:
+            domain: the domain.
+            older_than: seconds since the send, 0 to 31,536,000. Each command that is older is looked at.
+
+        Returns:
+            Up to 10,000 commands that wait now.
+
+        Raises:
+            QueueNotFoundError: the domain has no queue: make it again first.
+        """
+        seconds = check_timeout(older_than, "older_than", 0, _MAX_AGE)
+        return await self._commands.park_lost(check_domain(domain), seconds)
 
     async def retry_many(self, domain: str, command_ids: Sequence[UUID], operator: str | None = None) -> list[Verdict]:
         """Queue 1 to 10,000 commands again; return one verdict per command, in no promised order."""

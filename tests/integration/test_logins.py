@@ -19,6 +19,7 @@ from commandbus import (
     CommandBusPool,
     CommandStatus,
     HandlerContext,
+    Maintenance,
     PermanentCommandError,
     TransientCommandError,
     TroubleshootingQueue,
@@ -140,3 +141,20 @@ async def test_each_is_refused_the_others_part(
         with pytest.raises(InsufficientPrivilege):
             await TroubleshootingQueue(readonly).list_troubleshooting(DOMAIN)
     assert await operator.count_troubleshooting(DOMAIN) == 0
+
+
+async def test_a_worker_makes_partitions_but_only_an_operator_removes_the_past(
+    url: str, names: RoleNames, app: CommandBusPool
+) -> None:
+    bus = CommandBus(app)
+    await bus.create_domain(DOMAIN)
+    with psycopg.connect(url, autocommit=True) as owner:
+        for (table,) in owner.execute("select relname from pg_class where relname ~ '^audit_y....m..$'").fetchall():
+            owner.execute(f"drop table commandbus.{table}".encode())
+    assert len((await Maintenance(app).run()).partitions_made) > 1
+    keeping = {"keep_commands_days": 1, "keep_audit_days": 1, "keep_archives_days": 1, "keep_replies_days": 1}
+    with pytest.raises(InsufficientPrivilege):
+        await Maintenance(app, app.settings.replace(**keeping)).run()
+    async with CommandBusPool(database_url=login(url, names.operator), **keeping) as operators:
+        assert (await Maintenance(operators).run()).is_complete
+    assert verify(url) == []

@@ -348,3 +348,44 @@ def test_the_troubleshooting_lists(bus: Bus) -> None:
     assert [row["list_domains"] for row in bus.call("list_domains")] == [DOMAIN, "ship"]
     assert bus.call("find_domains", command_id=other[0]) == [{"find_domains": "ship"}]
     assert bus.call("find_domains", command_id=uuid4()) == []
+
+
+def park_lost(bus: Bus) -> set[UUID]:
+    """Park everything that has no message, however young; return the commands."""
+    return {row["sp_park_lost"] for row in bus.rows("select * from commandbus.sp_park_lost('pay', now())")}
+
+
+def test_commands_of_a_purged_queue_wait_for_an_operator(bus: Bus) -> None:
+    batch_id = bus.create_batch()
+    lost = bus.send_new(3, batch_id=batch_id)
+    bus.rows("select pgmq.purge_queue(%s)", QUEUE)
+    (alive,) = bus.send_new()
+    assert park_lost(bus) == set(lost)
+    assert park_lost(bus) == set()
+    assert [bus.status(command_id) for command_id in (*lost, alive)] == ["IN_TROUBLESHOOTING_QUEUE"] * 3 + ["PENDING"]
+    assert [row["event_type"] for row in bus.trail(lost[0])] == ["SENT", "FAILED", "MOVED_TO_TSQ"]
+    assert bus.call("sp_operator_retry", domain=DOMAIN, command_ids=lost)[0]["refusal"] == "NO_PAYLOAD"
+    assert bus.call("sp_operator_cancel", domain=DOMAIN, command_ids=lost, reason="purged")[0]["refusal"] is None
+
+
+def test_what_runs_waits_for_its_retry_or_has_ended_is_not_lost(bus: Bus) -> None:
+    bus.send_new(5)
+    received = bus.receive(limit=4)
+    bus.settle(received[:3], "COMPLETED", "RETRY", "TROUBLESHOOT", delays=[60.0] * 3)
+    assert park_lost(bus) == set()
+
+
+def test_a_message_that_was_archived_by_hand_can_be_retried(bus: Bus) -> None:
+    (command_id,) = bus.send_new()
+    bus.rows("select pgmq.archive(%s, %s)", QUEUE, bus.command(command_id)["msg_id"])
+    assert park_lost(bus) == {command_id}
+    assert bus.call("sp_operator_retry", domain=DOMAIN, command_ids=[command_id])[0]["refusal"] is None
+    assert [row["command_id"] for row in bus.receive()] == [command_id]
+
+
+def test_only_commands_sent_before_a_time_in_the_past_are_looked_at(bus: Bus) -> None:
+    bus.send_new()
+    bus.rows("select pgmq.purge_queue(%s)", QUEUE)
+    assert bus.rows("select * from commandbus.sp_park_lost('pay')") == []
+    with refusal("CB007", "before"):
+        bus.rows("select * from commandbus.sp_park_lost('pay', now() + interval '1 minute')")

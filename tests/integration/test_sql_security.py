@@ -124,6 +124,7 @@ def live(bus: Recorder) -> None:
     assert len(bus.call("sp_take_replies", queue=REPLIES, command_ids=[received[0]["command_id"]])) == 1
     live_singly(bus)
     live_with_queues(bus)
+    live_long(bus)
 
 
 def live_singly(bus: Recorder) -> None:
@@ -155,6 +156,21 @@ def live_with_queues(bus: Recorder) -> None:
     assert bus.result("queue_delete", queue="plain", msg_id=first) is True
     assert bus.result("queue_archive", queue="plain", msg_id=second) is True
     bus.call("queue_notify", queue="plain")
+
+
+def live_long(bus: Recorder) -> None:
+    """Call the functions that look at the past and remove it."""
+    assert bus.call("query_audit", event_type="OPERATOR_CANCEL")[0]["domain"] == DOMAIN
+    assert len(bus.call("query_audit", domain=DOMAIN, limit=5)) == 5
+    past = bus.value("select pg_catalog.now()")
+    assert bus.result("sp_make_partitions", months_ahead=4) is not None
+    (lost,) = bus.send_new()
+    bus.call("queue_delete", queue=QUEUE, msg_id=bus.command(lost)["msg_id"])
+    assert bus.result("sp_park_lost", domain=DOMAIN, before=bus.value("select pg_catalog.now()")) == lost
+    for function in ("sp_drop_partitions", "sp_prune_commands"):
+        bus.call(function, before=past)
+    for function in ("sp_prune_batches", "sp_prune_archives", "sp_prune_replies"):
+        bus.call(function, domain=DOMAIN, before=past)
 
 
 def public_functions(bus: Bus) -> set[str]:

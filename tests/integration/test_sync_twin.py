@@ -46,11 +46,13 @@ TWINS = [
     "CommandBus",
     "CommandBusPool",
     "TroubleshootingQueue",
+    "Maintenance",
     "PgmqClient",
     "PostgresAuditLogger",
     "PostgresBatchRepository",
     "PostgresCommandRepository",
     "PostgresPayloadArchive",
+    "PostgresMaintenance",
 ]
 
 
@@ -246,7 +248,7 @@ def test_what_is_refused_is_refused_in_the_same_words(bus: CommandBus) -> None:
     with pytest.raises(InvalidArgumentError, match="domain"):
         bus.send("Pay", "charge", uuid4(), {})
     with pytest.raises(InvalidArgumentError, match=r"psycopg\.Connection"):
-        bus.send("pay", "charge", uuid4(), {}, conn=object())  # type: ignore[arg-type]
+        bus.send("pay", "charge", uuid4(), {}, conn=object())  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(InvalidOperationError, match="not open"):
         CommandBus(CommandBusPool(database_url="postgresql:///nowhere")).get_command("pay", command_id)
 

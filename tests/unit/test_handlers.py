@@ -16,7 +16,7 @@ from commandbus.models import Command
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from nowhere import Unknown  # type: ignore[import-not-found]
+    from nowhere import Unknown  # type: ignore[import-not-found]  # missing on purpose
 
 ID = UUID("9d4c0c1e-54a5-4e39-9a0b-7f7c3f7f1c11")
 

@@ -44,7 +44,7 @@ def test_good_server_is_taken() -> None:
 )
 def test_other_servers_are_refused(changes: dict[str, object], kind: type[Exception], text: str) -> None:
     with pytest.raises(errors.SchemaError) as caught:
-        check_server(replace(GOOD, **changes))  # type: ignore[arg-type]
+        check_server(replace(GOOD, **changes))  # type: ignore[arg-type]  # each case changes other fields
 
     assert type(caught.value) is kind
     assert text in str(caught.value)

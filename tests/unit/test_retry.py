@@ -58,7 +58,7 @@ def test_jitter_stays_within_the_longest_delay() -> None:
 )
 def test_policy_refuses(arguments: dict[str, object], field: str) -> None:
     with pytest.raises(errors.InvalidArgumentError) as caught:
-        RetryPolicy(**arguments)  # type: ignore[arg-type]
+        RetryPolicy(**arguments)  # type: ignore[arg-type]  # wrong on purpose
 
     assert caught.value.field == field
 

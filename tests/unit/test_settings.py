@@ -103,7 +103,7 @@ def test_replace_keeps_the_rest() -> None:
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
-        CommandBusSettings.load().notify = False  # type: ignore[misc]
+        CommandBusSettings.load().notify = False  # type: ignore[misc]  # wrong on purpose
 
 
 def test_url_is_never_shown() -> None:

@@ -13,6 +13,7 @@ from commandbus.cli import (
     demonstration,
     doctor,
     inspection,
+    maintaining,
     queues,
     schema,
     sending,
@@ -49,6 +50,7 @@ app.command(epilog=inspection.AUDIT_EXAMPLES)(inspection.audit)
 app.add_typer(batches.app, name="batch")
 app.add_typer(troubleshoot.app, name="tsq")
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(epilog=maintaining.EXAMPLES)(maintaining.maintain)
 app.command(epilog=work.EXAMPLES)(work.worker)
 app.command(epilog=demonstration.EXAMPLES)(demonstration.demo)
 

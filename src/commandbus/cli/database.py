@@ -10,7 +10,7 @@ from commandbus.cli.options import AsJson, DatabaseUrl, examples, resolve_url
 from commandbus.cli.output import note, print_facts, print_json, row_of
 from commandbus.cli.problem import Problem
 from commandbus.embedded import EmbeddedServer, EmbeddedStatus, default_data_directory, psql_path
-from commandbus.migrate import Migration
+from commandbus.migrate import Migration, roles_of
 from commandbus.migrate import migrate as apply_migrations
 
 MIGRATE_EXAMPLES = examples("migrate", "migrate --database-url postgresql://app@db/app --target 1")
@@ -93,14 +93,17 @@ def migrate(
     as_json: AsJson = False,
 ) -> None:
     """Bring a database to the schema of this version; nothing happens when it has it."""
+    url = resolve_url(database_url)
     result = apply_migrations(
-        resolve_url(database_url),
+        url,
         directories=directory,
         target=target,
         with_e2e=with_e2e,
         on_progress=_tell,
     )
     applied = [migration.script for migration in result.applied]
+    if applied and roles_of(url) is not None:
+        note('the schema was given to roles: run "commandbus grant" again')
     if as_json:
         skipped = [migration.script for migration in result.skipped]
         print_json({"applied": applied, "skipped": skipped, "installed_pgmq": result.installed_pgmq})

@@ -241,3 +241,21 @@ def _login() -> str | None:
     with suppress(OSError, KeyError):  # a user without a name, as in many containers
         return getpass.getuser()
     return None
+
+
+@app.command("park-lost", epilog=examples("tsq park-lost payments", "tsq park-lost payments --older-than 60"))
+def park_lost(
+    domain: Domain,
+    older_than: Annotated[
+        float, typer.Option(help="Only commands sent before so many seconds.", metavar="SECONDS")
+    ] = 3_600.0,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let commands wait here whose message is gone: the queue was purged, or dropped and made again."""
+    with open_pool(database_url) as pool:
+        found = TroubleshootingQueue(pool).park_lost(domain, older_than)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{len(found):,} commands wait now for an operator")

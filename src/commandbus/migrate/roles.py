@@ -115,12 +115,19 @@ _DECIDING = (
     "sp_tsq_retry",
     "sp_tsq_cancel",
     "sp_tsq_complete",
+    "sp_park_lost",
+    "sp_drop_partitions",  # who may forget the past is not who makes it
+    "sp_prune_commands",
+    "sp_prune_batches",
+    "sp_prune_archives",
+    "sp_prune_replies",
 )
 _READING = (
     "schema_version",
     "get_command",
     "query_commands",
     "get_audit_trail",
+    "query_audit",
     "get_batch",
     "list_batches",
     "list_batch_commands",
@@ -136,8 +143,9 @@ MAY_CALL: Mapping[str, frozenset[Role]] = MappingProxyType(
         **dict.fromkeys(_SENDING_AND_WORKING, _APP),
         **dict.fromkeys(_DECIDING, _OPERATOR),
         **dict.fromkeys(_READING, _EVERYBODY),
-        # A worker calls it whenever it starts. It adds what is missing and never takes anything away.
+        # Workers call these two by themselves. They add what is missing and never take anything away.
         "sp_create_domain": _APP | _OPERATOR,
+        "sp_make_partitions": _APP | _OPERATOR,
         "log_event": _APP | _OPERATOR,
     }
 )

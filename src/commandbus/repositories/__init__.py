@@ -3,6 +3,7 @@
 from commandbus.repositories.audit import PostgresAuditLogger
 from commandbus.repositories.batch import PostgresBatchRepository
 from commandbus.repositories.command import PostgresCommandRepository
+from commandbus.repositories.maintenance import PostgresMaintenance
 from commandbus.repositories.payload_archive import PostgresPayloadArchive
 from commandbus.repositories.queue import PgmqClient
 
@@ -11,5 +12,6 @@ __all__ = [
     "PostgresAuditLogger",
     "PostgresBatchRepository",
     "PostgresCommandRepository",
+    "PostgresMaintenance",
     "PostgresPayloadArchive",
 ]

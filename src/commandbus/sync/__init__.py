@@ -36,6 +36,7 @@ from commandbus.models import (
     CommandStatus,
     CreateBatchResult,
     ErrorType,
+    MaintenanceReport,
     PgmqMessage,
     QueueMetrics,
     Reply,
@@ -47,12 +48,14 @@ from commandbus.models import (
 )
 from commandbus.settings import CommandBusSettings
 from commandbus.sync.bus import CommandBus
+from commandbus.sync.maintenance import Maintenance
 from commandbus.sync.pool import CommandBusPool
 from commandbus.sync.repositories import (
     PgmqClient,
     PostgresAuditLogger,
     PostgresBatchRepository,
     PostgresCommandRepository,
+    PostgresMaintenance,
     PostgresPayloadArchive,
 )
 from commandbus.sync.troubleshooting import TroubleshootingQueue
@@ -81,6 +84,8 @@ __all__ = [
     "ErrorType",
     "InvalidArgumentError",
     "InvalidOperationError",
+    "Maintenance",
+    "MaintenanceReport",
     "NotMigratedError",
     "PgmqClient",
     "PgmqMessage",
@@ -90,6 +95,7 @@ __all__ = [
     "PostgresAuditLogger",
     "PostgresBatchRepository",
     "PostgresCommandRepository",
+    "PostgresMaintenance",
     "PostgresPayloadArchive",
     "QueueMetrics",
     "QueueNotFoundError",

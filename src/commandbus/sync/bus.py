@@ -391,6 +391,8 @@ class CommandBus:
         created_before: datetime | None = None,
         limit: int = 100,
         offset: int = 0,
+        *,
+        correlation_id: UUID | None = None,
     ) -> list[CommandMetadata]:
         """Return the commands that match every filter given, newest first.
 
@@ -402,11 +404,13 @@ class CommandBus:
             created_before: only those sent before; aware.
             limit: 1 to 1,000.
             offset: from 0; later pages cost more.
+            correlation_id: only of this conversation.
 
         Raises:
             InvalidArgumentError: an argument breaks its limit, or a time has no zone.
         """
         return self._commands.query(
+            correlation_id=None if correlation_id is None else check_uuid(correlation_id, "correlation_id"),
             status=None if status is None else check_one_of(status, "status", CommandStatus),
             domain=None if domain is None else check_domain(domain),
             command_type=None if command_type is None else check_command_type(command_type),
@@ -420,6 +424,40 @@ class CommandBus:
         """Return what happened to a command (or, given its id, a batch), oldest first."""
         return self._audit.get_trail(
             check_uuid(command_id, "command_id"), None if domain is None else check_domain(domain)
+        )
+
+    def query_audit(
+        self,
+        domain: str | None = None,
+        event_type: str | None = None,
+        *,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        before_id: int | None = None,
+        limit: int = 100,
+    ) -> list[AuditEvent]:
+        """Return the events that match every filter given, newest first.
+
+        Args:
+            domain: only of this one.
+            event_type: only of this kind, see `AuditEventType`; 1 to 100 characters.
+            after: only from this time on; aware.
+            before: only before this time; aware. For the next page, the timestamp of the last event.
+            before_id: with *before*: of the events at that very time, only those with a smaller audit_id.
+            limit: 1 to 1,000.
+
+        Raises:
+            InvalidArgumentError: an argument breaks its limit, a time has no zone, or *before_id* stands alone.
+        """
+        if before_id is not None and before is None:
+            raise InvalidArgumentError("before_id", "needs before")
+        return self._audit.query(
+            domain=None if domain is None else check_domain(domain),
+            event_type=None if event_type is None else check_text(event_type, "event_type", 100),
+            after=None if after is None else check_aware(after, "after"),
+            before=None if before is None else check_aware(before, "before"),
+            before_id=None if before_id is None else check_count(before_id, "before_id", 1, 2**63 - 1),
+            limit=check_count(limit, "limit", 1, MAX_PAGE),
         )
 
     def _encode(self, data: object, field: str) -> str:

@@ -18,12 +18,14 @@ from commandbus.errors import (
     TransientCommandError,
 )
 from commandbus.handlers import HandlerRegistry
+from commandbus.maintenance import Maintenance
 from commandbus.payload import check_count, check_domain, check_timeout, clean_text
 from commandbus.pool import CommandBusPool
 from commandbus.repositories import PgmqClient, PostgresCommandRepository
 from commandbus.repositories._base import settings_of
 from commandbus.retry import RetryPolicy, Settlement, settle_error, settle_result
 from commandbus.worker.engine import Engine, RunOptions
+from commandbus.worker.housekeeping import keep_house
 from commandbus.worker.leases import extend_lease
 from commandbus.worker.received import ReceivedCommand, log_fault, to_received
 
@@ -213,6 +215,7 @@ class Worker:
             connect=self._listening() if use_notify and self._settings.notify else None,
         )
         own = self._own_pool()
+        housekeeping: asyncio.Task[None] | None = None
         self._finished.clear()
         self._is_stop_asked = False
         self._task = asyncio.current_task()
@@ -223,11 +226,15 @@ class Worker:
                 return
             commands = PostgresCommandRepository(own, self._settings)
             self._engine = Engine(options, self._registry, commands, self._pool)
+            if self._settings.maintain:
+                housekeeping = asyncio.create_task(keep_house(Maintenance(own, self._settings)))
             facts = {"domain": self._domain, "concurrency": concurrency}
             logger.info("worker started", extra=facts)
             await self._engine.run()
             logger.info("worker stopped", extra=facts)
         finally:
+            if housekeeping is not None:
+                housekeeping.cancel()
             self._engine = None
             self._task = None
             self._finished.set()

@@ -80,7 +80,7 @@ def _check_stuck(connection: Connection[Any], domains: Sequence[str]) -> Check:
     return problem(
         "stuck commands",
         f"at least {len(stuck)} have neither a message nor a retry and will never run{share}, such as {examples}",
-        'docs/operations.md, "Commands that will never run"',
+        "; ".join(f"commandbus tsq park-lost {domain} --older-than 60" for domain in sorted({d for d, _ in stuck})),
         examples=stuck[:_EXAMPLES],
         **facts,
     )

@@ -4,6 +4,7 @@
 from commandbus.sync.repositories.audit import PostgresAuditLogger
 from commandbus.sync.repositories.batch import PostgresBatchRepository
 from commandbus.sync.repositories.command import PostgresCommandRepository
+from commandbus.sync.repositories.maintenance import PostgresMaintenance
 from commandbus.sync.repositories.payload_archive import PostgresPayloadArchive
 from commandbus.sync.repositories.queue import PgmqClient
 
@@ -12,5 +13,6 @@ __all__ = [
     "PostgresAuditLogger",
     "PostgresBatchRepository",
     "PostgresCommandRepository",
+    "PostgresMaintenance",
     "PostgresPayloadArchive",
 ]

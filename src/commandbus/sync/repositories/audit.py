@@ -1,6 +1,7 @@
 # Printed from ../../repositories/audit.py by tools/async_to_sync.py; edit that file.
 """The audit trail."""
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +41,24 @@ class PostgresAuditLogger(Repository):
             "select audit_id, domain, command_id, event_type, ts, msg_id, attempt, details::text"
             " from commandbus.get_audit_trail($1::uuid, $2::text)",
             (command_id, domain),
+        )
+        return [_to_event(row) for row in rows]
+
+    def query(
+        self,
+        *,
+        domain: str | None = None,
+        event_type: str | None = None,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        before_id: int | None = None,
+        limit: int = 100,
+    ) -> list[AuditEvent]:
+        """Return the events that match every filter given, newest first. Source: ``commandbus.query_audit``."""
+        rows = self._rows(
+            "select audit_id, domain, command_id, event_type, ts, msg_id, attempt, details::text"
+            " from commandbus.query_audit($1::text, $2::text, $3::timestamptz, $4::timestamptz, $5::bigint, $6::int)",
+            (domain, event_type, after, before, before_id, limit),
         )
         return [_to_event(row) for row in rows]
 

@@ -319,6 +319,7 @@ class PostgresCommandRepository(Repository):
         command_type: str | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        correlation_id: UUID | None = None,
         limit: int = 100,
         offset: int = 0,
     ) -> list[CommandMetadata]:
@@ -328,8 +329,8 @@ class PostgresCommandRepository(Repository):
         """
         rows = self._rows(
             f"select {_COLUMNS} from commandbus.query_commands($1::text, $2::text, $3::text, $4::timestamptz,"  # noqa: S608
-            " $5::timestamptz, $6::int, $7::int)",
-            (status, domain, command_type, created_after, created_before, limit, offset),
+            " $5::timestamptz, $6::int, $7::int, $8::uuid)",
+            (status, domain, command_type, created_after, created_before, limit, offset, correlation_id),
         )
         return [_to_metadata(row) for row in rows]
 
@@ -406,6 +407,16 @@ class PostgresCommandRepository(Repository):
             repeatable=False,
         )
         return [Verdict._make(row) for row in rows]
+
+    def park_lost(self, domain: str, seconds: float) -> list[UUID]:
+        """Park commands sent more than *seconds* ago that have no message. Source: ``commandbus.sp_park_lost``."""
+        rows = self._rows(
+            "select * from commandbus.sp_park_lost("
+            "$1::text, pg_catalog.now() - pg_catalog.make_interval(secs => $2::float8))",
+            (domain, seconds),
+            repeatable=False,
+        )
+        return [row[0] for row in rows]
 
     def operator_complete(
         self, domain: str, command_ids: Sequence[UUID], result: str | None, operator: str | None

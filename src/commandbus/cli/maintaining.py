@@ -1,0 +1,72 @@
+"""`commandbus maintain`: the audit's partitions made ahead, old things removed."""
+
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from commandbus.cli.options import AsJson, DatabaseUrl, examples, open_pool
+from commandbus.cli.output import notes, print_facts, print_json, row_of
+from commandbus.models import MaintenanceReport
+from commandbus.sync.maintenance import Maintenance
+
+EXAMPLES = examples("maintain", "maintain --keep-commands 90 --keep-audit 400 --keep-replies 7")
+
+KeepCommands = Annotated[
+    int | None, typer.Option("--keep-commands", help="Days to keep ended commands and batches.", metavar="DAYS")
+]
+KeepAudit = Annotated[
+    int | None, typer.Option("--keep-audit", help="Days to keep the audit, by whole months.", metavar="DAYS")
+]
+KeepArchives = Annotated[
+    int | None, typer.Option("--keep-archives", help="Days to keep messages in PGMQ's archives.", metavar="DAYS")
+]
+KeepReplies = Annotated[
+    int | None, typer.Option("--keep-replies", help="Days that replies wait to be taken.", metavar="DAYS")
+]
+
+
+def maintain(
+    keep_commands: KeepCommands = None,
+    keep_audit: KeepAudit = None,
+    keep_archives: KeepArchives = None,
+    keep_replies: KeepReplies = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the audit's next partitions, and remove what is older than you say.
+
+    What no option and no variable COMMANDBUS_KEEP_…_DAYS names is kept for ever. What waits, runs or is with an
+    operator is never touched. Workers do the same about every hour.
+    """
+    given = {
+        "keep_commands_days": keep_commands,
+        "keep_audit_days": keep_audit,
+        "keep_archives_days": keep_archives,
+        "keep_replies_days": keep_replies,
+    }
+    with open_pool(database_url) as pool:
+        settings = pool.settings.replace(**{name: days for name, days in given.items() if days is not None})
+        with Progress(console=notes(), disable=as_json, transient=True) as progress:
+            task = progress.add_task("maintaining", total=None)
+
+            def advance(kind: str, rows: int) -> None:
+                progress.update(task, description=f"removing {kind}", advance=rows)
+
+            report = Maintenance(pool, settings).run(advance)
+    if as_json:
+        print_json(row_of(report))
+    else:
+        _show(report)
+
+
+def _show(report: MaintenanceReport) -> None:
+    print_facts(
+        {
+            "partitions made": ", ".join(report.partitions_made) or "none",
+            "partitions dropped": ", ".join(report.partitions_dropped) or "none",
+            **{f"{kind} removed": rows for kind, rows in report.deleted.items()},
+        }
+    )
+    if not report.is_complete:
+        typer.echo("another session is in the way at this moment: run it again later for the rest")
