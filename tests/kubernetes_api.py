@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.cluster.connections -= 1
 
     def _carry(self, postgres: socket.socket) -> None:
-        frames = frame_buffer(self.connection.recv, skip_utf8_validation=True)
+        frames = frame_buffer(self._read, skip_utf8_validation=True)
         while True:
             waiting = self.connection.pending()  # decrypted, not yet read
             ready, _, _ = select.select([self.connection, postgres], [], [], 0 if waiting else None)
@@ -160,6 +160,12 @@ class _Handler(BaseHTTPRequestHandler):
                 if not data:
                     return
                 self._send(0, data)
+
+    def _read(self, count: int) -> bytes:
+        data = self.connection.recv(count)
+        if not data:
+            raise ConnectionResetError
+        return data
 
     def _send(self, channel: int, data: bytes) -> None:
         self.connection.sendall(ABNF(1, 0, 0, 0, ABNF.OPCODE_BINARY, 0, bytes([channel]) + data).format())

@@ -16,6 +16,7 @@ _CHUNK = 65_536
 _RECORD = 8_192  # bytes that a socket which can be written to takes without waiting
 _ENOUGH = 1_048_576  # bytes on their way, from which on no more are taken
 _LOOK = 0.05  # seconds between looks whether the bridge is to be closed
+_LAST_WORDS = 1.0  # seconds for the cluster to answer a close
 _PATIENCE = 5.0  # seconds for a connection to end
 _DATA, _ERROR = 0, 1  # channels of the port-forward protocol; the first frame of each only repeats the port
 
@@ -30,7 +31,7 @@ class Bridge:
 
     Attributes:
         port: where it listens.
-        last_error: why a connection could not be made or was ended by the cluster, or None.
+        last_error: why the cluster made or kept no connection the last time, or None.
     """
 
     def __init__(self, open_stream: Callable[[], Any]) -> None:
@@ -81,13 +82,13 @@ class Bridge:
             try:
                 with self._opening:
                     stream = self._open_stream()
-                try:
-                    self.last_error = _carry(client, stream) or self.last_error
-                finally:
-                    stream.shutdown()
             except (ApiException, WebSocketException, OSError) as error:
-                if not self._closing.is_set():
-                    self.last_error = " ".join(str(getattr(error, "reason", None) or error).split())[:300]
+                self.last_error = " ".join(str(getattr(error, "reason", None) or error).split())[:300]
+            else:
+                with contextlib.suppress(WebSocketException, OSError):
+                    self.last_error = _carry(client, stream)
+                stream.close(timeout=_LAST_WORDS)
+                stream.shutdown()  # a stream that the cluster closed is not shut down by close
             self._clients.discard(client)
 
 
