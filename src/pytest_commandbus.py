@@ -69,10 +69,15 @@ def commandbus_template(
     commandbus_server: DatabaseServer, commandbus_template_setup: Callable[[str], object]
 ) -> Iterator[str]:
     """The name of a migrated database that nobody is connected to."""
+    from commandbus.errors import CommandBusError
     from commandbus.testing import apply_core_migrations
 
-    with commandbus_server.database() as url:
-        apply_core_migrations(url)
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(commandbus_server.database())
+            apply_core_migrations(url)
+        except CommandBusError as error:  # a traceback would show the arguments of functions, and so the password
+            pytest.fail(f"no database can be made for the tests: {error}", pytrace=False)
         commandbus_template_setup(url)
         yield commandbus_server.database_name(url)
 

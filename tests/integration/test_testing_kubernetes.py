@@ -20,7 +20,6 @@ from psycopg.conninfo import conninfo_to_dict
 from commandbus.errors import (
     ClusterError,
     CommandBusError,
-    InvalidArgumentError,
     PodNotReadyError,
     ServiceNotFoundError,
 )
@@ -204,13 +203,13 @@ def test_the_services_port_leads_to_the_pods(cluster: StandIn, empty_database_ur
     )
 
 
-def test_a_service_that_does_not_exist_is_named(cluster: StandIn, target: KubernetesTarget) -> None:
+def test_a_service_that_does_not_exist_is_named(target: KubernetesTarget) -> None:
     assert refusal(target) == f'{ServiceNotFoundError.__name__}: there is no service "postgres" in namespace "shop"'
 
 
 def test_a_service_that_selects_no_pods_is_refused(cluster: StandIn, target: KubernetesTarget) -> None:
     cluster.add_service(selector={})
-    assert refusal(target).startswith("ServiceNotFoundError: service \"postgres\" in namespace \"shop\" selects no pods")
+    assert refusal(target).startswith('ServiceNotFoundError: service "postgres" in namespace "shop" selects no pods')
 
 
 def test_pods_that_never_become_ready_are_named_with_their_phases(cluster: StandIn, empty_database_url: str) -> None:

@@ -9,7 +9,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -30,6 +29,7 @@ from tests.support import FAST, missing, scratch_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 E2E_TABLES = ("e2e.test_command", "e2e.config")
 
@@ -129,7 +129,7 @@ def test_a_data_directory_is_made_when_it_is_missing(directory: Path) -> None:
 
 
 def test_anything_else_is_no_target() -> None:
-    with pytest.raises(InvalidArgumentError, match="target: must be a database URL, .* it is of type int"):
+    with pytest.raises(InvalidArgumentError, match=r"target: must be a database URL, .* it is of type int"):
         apply_core_migrations(5)  # type: ignore[arg-type]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import tempfile
@@ -29,6 +30,15 @@ _RUN = secrets.token_hex(4)
 _numbers = count(1)
 
 
+class DatabaseUrl(str):
+    """A URL whose repr hides its password: pytest shows the arguments of a test that failed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(re.sub(r"((?:^|[?&])(?:ssl)?password=)[^&]*", r"\1***", str(self)))
+
+
 @dataclass(frozen=True)
 class DatabaseServer:
     """A server whose databases tests create and drop.
@@ -41,11 +51,11 @@ class DatabaseServer:
     maintenance_url: str = field(repr=False)
     embedded: EmbeddedServer | None = None
 
-    def url(self, database: str) -> str:
+    def url(self, database: str) -> DatabaseUrl:
         """Return the URL of *database*."""
         parts = {**conninfo_to_dict(self.maintenance_url), "dbname": database}
         query = urlencode({name: value for name, value in parts.items() if name != "dbname"}, quote_via=quote)
-        return f"postgresql:///{quote(database, safe='')}?{query}"
+        return DatabaseUrl(f"postgresql:///{quote(database, safe='')}?{query}")
 
     @staticmethod
     def database_name(url: str) -> str:
