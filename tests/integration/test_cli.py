@@ -262,6 +262,7 @@ def test_an_operator_decides_and_each_refusal_is_reported(cli: Cli) -> None:
     assert status_of(url, third) is CommandStatus.PENDING
 
 
+@pytest.mark.listens
 def test_doctor_finds_a_healthy_database_healthy(cli: Cli) -> None:
     report = cli.json("doctor")
     found = {finding["name"]: finding["value"] for finding in report["findings"]}

@@ -64,7 +64,7 @@ def _examine(url: str) -> Iterator[Finding]:
             yield from _examine_server(pool)
             yield from _examine_domains(pool)
             yield from _examine_load(pool)
-            yield _examine_listen(pool)
+            yield from _examine_way(pool)
     except InvalidArgumentError:
         raise
     except (CommandBusError, psycopg.Error) as error:
@@ -100,10 +100,15 @@ def _examine_load(pool: CommandBusPool) -> Iterator[Finding]:
     yield Finding("connections", used < most * _FULL, {"used": used, "max_connections": most})
 
 
+def _examine_way(pool: CommandBusPool) -> Iterator[Finding]:
+    for name, instead in pool.restrictions.items():
+        yield Finding(name, True, instead)
+    if pool.can_listen:
+        yield _examine_listen(pool)
+
+
 def _examine_listen(pool: CommandBusPool) -> Finding:
     """Send a notification to ourselves: a pooler in between would swallow it without an error."""
-    if not pool.can_listen:
-        return Finding("LISTEN", True, "not used: workers poll")
     channel = f"commandbus:doctor-{uuid4()}"
     started = time.monotonic()
     with closing(pool.listen_connection()) as listener:
@@ -112,7 +117,9 @@ def _examine_listen(pool: CommandBusPool) -> Finding:
             connection.execute("select pg_catalog.pg_notify(%s, '')", (channel,))
         arrived = list(listener.notifies(timeout=_LISTEN_PATIENCE, stop_after=1))
     if not arrived:
-        return Finding("LISTEN", False, "a notification did not arrive: set listen_database_url, or poll only")
+        return Finding(
+            "LISTEN", False, "a notification did not arrive: if a pooler is in between, set COMMANDBUS_PGBOUNCER=true"
+        )
     return Finding("LISTEN", True, f"delivered in {(time.monotonic() - started) * 1000:.0f} ms")
 
 
