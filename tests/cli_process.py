@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 SOURCE = Path(commandbus.__file__).parents[1]
 COMMAND = (sys.executable, "-m", "commandbus")
+WAYS = ("COMMANDBUS_PGBOUNCER", "COMMANDBUS_LISTEN_DATABASE_URL")
 
 
 def environment(url: str | None) -> dict[str, str]:
-    """Return this process's environment with *url* and no other setting of ours or libpq's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("COMMANDBUS_", "PG"))}
+    """Return this process's environment with *url*, the way to it, and no other setting of ours or libpq's."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("COMMANDBUS_", "PG")) or name in WAYS
+    }
     ours = {} if url is None else {"COMMANDBUS_DATABASE_URL": url}
     return kept | ours | {"PYTHONPATH": str(SOURCE)}
 

@@ -123,7 +123,7 @@ def connection_error(error: Exception, parameters: Mapping[str, Any]) -> Databas
     if _REFUSED.search(text):
         return AuthenticationFailedError(f"the database refuses this user: {text}")
     if "unsupported startup parameter" in text:
-        text += " (through PgBouncer, set pgbouncer=True)"
+        text += " (a pooler is in between: set COMMANDBUS_PGBOUNCER=true, or pgbouncer=True)"
     return DatabaseUnavailableError(f"the database cannot be reached: {text or type(error).__name__}")
 
 

@@ -24,6 +24,7 @@ PROBE = """
         pg_catalog.current_setting('transaction_isolation') as isolation,
         current_user::text as role,
         pg_catalog.current_database()::text as database,
+        pg_catalog.current_setting('search_path') as search_path,
         coalesce(pg_catalog.current_schemas(false)::text[], '{}') as visible_schemas,
         (select e.extversion from pg_catalog.pg_extension e where e.extname = 'pgmq') as pgmq_version,
         exists (
@@ -64,6 +65,7 @@ class ServerFacts:
         isolation: default isolation of transactions, in lower case.
         role: the connected user.
         database: the connected database.
+        search_path: of the session, as it was set.
         visible_schemas: schemas on the session's search path that exist and may be used, in order.
         pgmq_version: of the extension; None when PGMQ's SQL was installed without it, or is missing.
         has_pgmq: PGMQ is there.
@@ -78,6 +80,7 @@ class ServerFacts:
     isolation: str
     role: str
     database: str
+    search_path: str
     visible_schemas: list[str]
     pgmq_version: str | None
     has_pgmq: bool

@@ -87,6 +87,17 @@ class CommandBusPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
         """Whether there is a direct way to the server for LISTEN; through PgBouncer alone there is none."""
         return not self._settings.pgbouncer or bool(self._settings.listen_database_url)
 
+    @property
+    def restrictions(self) -> dict[str, str]:
+        """What the way to the server lacks, and what happens instead; empty on a direct way."""
+        found = {}
+        if self._settings.pgbouncer:
+            found["search_path"] = "not set: the one of the role or the database"
+            found["prepared statements"] = "not used"
+        if not self.can_listen:
+            found["LISTEN"] = "not used: workers poll, unless COMMANDBUS_LISTEN_DATABASE_URL gives a direct way"
+        return found
+
     async def open(self, wait: bool = True, timeout: float = 30.0) -> None:
         """Look at the server, then open the pool. Nothing happens when it is open.
 
@@ -116,6 +127,7 @@ class CommandBusPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
                 "server_version": self._server.server_version,
                 "visible_schemas": self._server.visible_schemas,
                 "pool_max_size": self.max_size,
+                "restrictions": self.restrictions,
             },
         )
 
@@ -185,6 +197,11 @@ class CommandBusPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             logger.warning(
                 "transactions are not READ COMMITTED by default and will fail under load",
                 extra={"isolation": facts.isolation, "role": facts.role, "database": facts.database},
+            )
+        if not self._settings.pgbouncer and facts.search_path != self._settings.search_path:
+            logger.warning(
+                "startup options do not reach the server: if a pooler is in between, set COMMANDBUS_PGBOUNCER=true",
+                extra={"search_path": facts.search_path, "database": facts.database},
             )
         return facts
 

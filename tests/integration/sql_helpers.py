@@ -34,8 +34,9 @@ class Bus:
 
     def __init__(self, url: str, search_path: str | None = None) -> None:
         self.url = url
+        self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row, prepare_threshold=None)
         # A test that deadlocks with itself fails, it does not hang.
-        self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row, options="-c lock_timeout=20s")
+        self.connection.execute("select pg_catalog.set_config('lock_timeout', '20s', false)")
         if search_path is not None:
             self.connection.execute("select pg_catalog.set_config('search_path', %s, false)", [search_path])
 
@@ -195,15 +196,11 @@ class Bus:
         union = " union all ".join(f"select '{name}' as place, to_jsonb(t) as content from {name} t" for name in names)
         return self.rows(f"{union} order by 1, 2")
 
-    @property
-    def pid(self) -> int:
-        """The server process of this connection."""
-        return self.connection.info.backend_pid
-
-    def wait_until_blocked(self, pid: int, seconds: float = 10) -> None:
-        """Return as soon as another connection's process waits for a lock."""
+    def wait_until_blocked(self, seconds: float = 10) -> None:
+        """Return as soon as another connection to this database waits for a lock."""
         deadline = time.monotonic() + seconds
-        while not self.value("select pg_blocking_pids(%s)", pid):
+        waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        while not self.rows(waiting):
             assert time.monotonic() < deadline, "the other connection never waited"
             time.sleep(0.002)
 

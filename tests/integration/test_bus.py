@@ -280,6 +280,7 @@ async def test_one_odd_audit_row_hides_no_other(bus: CommandBus, pool: CommandBu
     ]
 
 
+@pytest.mark.direct("a session is lost")
 async def test_a_send_whose_connection_broke_is_sent_once(bus: CommandBus, pool: CommandBusPool) -> None:
     requests = [SendRequest(DOMAIN, "charge", uuid4(), {}) for _ in range(2)]
     terminate(pool)
@@ -293,6 +294,7 @@ async def test_a_send_whose_connection_broke_is_sent_once(bus: CommandBus, pool:
     assert await value(pool, f"select count(*) from pgmq.q_{QUEUE}") == 3
 
 
+@pytest.mark.direct("a session is lost")
 async def test_a_lost_connection_of_the_callers_is_not_replaced(bus: CommandBus, pool: CommandBusPool) -> None:
     async with await psycopg.AsyncConnection.connect(url_of(pool)) as connection:
         terminate(pool)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from commandbus import Command, HandlerContext
 
+pytestmark = pytest.mark.direct("it sets up its session")
+
 
 @pytest.fixture
 def hostile_url(database_url: str) -> Iterator[str]:

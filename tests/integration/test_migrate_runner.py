@@ -138,6 +138,7 @@ def test_many_at_once_apply_everything_once_and_none_fails(empty_database_url: s
     ]
 
 
+@pytest.mark.direct("the lock of Flyway is a session's")
 def test_the_runner_waits_while_flyway_holds_its_lock(empty_database_url: str, files: Path) -> None:
     with psycopg.connect(empty_database_url, autocommit=True) as flyway, ThreadPoolExecutor(1) as threads:
         flyway.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
@@ -280,6 +281,7 @@ def test_an_old_pgmq_is_refused_before_anything_is_applied(empty_database_url: s
     assert public_tables(empty_database_url) == set()
 
 
+@pytest.mark.direct("it sets up its session")
 def test_the_callers_connection_keeps_its_settings(empty_database_url: str, files: Path) -> None:
     script(files, "V2__second_one.sql", "set search_path = pg_catalog; create table public.second ();\n")
     with psycopg.connect(empty_database_url, autocommit=True, row_factory=dict_row) as connection:

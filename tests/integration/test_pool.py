@@ -24,6 +24,8 @@ from commandbus.pool import CommandBusPool
 from commandbus.settings import CommandBusSettings
 from tests.support import missing
 
+pytestmark = pytest.mark.direct("it is about sessions that the pool sets up")
+
 SECRET = "S3C"  # noqa: S105  (a canary)
 NASTY_URLS = [
     "postgresql://app:S3C%RET@127.0.0.1:1/app",
@@ -306,7 +308,7 @@ def test_pools_log_is_scrubbed_and_tells_the_cause(password: str) -> None:
 def test_pgbouncers_refusal_has_a_hint() -> None:
     error = connection_error(psycopg.OperationalError("FATAL: unsupported startup parameter: options"), {})
 
-    assert "set pgbouncer=True" in str(error)
+    assert "set COMMANDBUS_PGBOUNCER=true" in str(error)
 
 
 def test_pgbouncer_mode_leaves_out_what_it_refuses() -> None:

@@ -250,7 +250,7 @@ def test_the_last_two_ends_at_once_complete_a_batch_once(bus: Bus) -> None:
         bus.run("begin")
         bus.settle([first], "COMPLETED")
         with in_thread(lambda: other.settle([second], "COMPLETED")) as late:
-            watcher.wait_until_blocked(other.pid)
+            watcher.wait_until_blocked()
             bus.run("commit")
             assert late.result() == {}
     assert bus.counts(batch_id) == (2, 2, 0, 0, 0)
@@ -311,7 +311,7 @@ def test_a_command_sent_while_another_ends_is_counted(bus: Bus) -> None:
         bus.run("begin")
         bus.send_new(1, batch_id=batch_id)
         with in_thread(lambda: worker.settle(received, "COMPLETED")) as late:
-            watcher.wait_until_blocked(worker.pid)
+            watcher.wait_until_blocked()
             bus.run("commit")
             assert late.result() == {}
     assert bus.counts(batch_id) == (2, 1, 0, 0, 0)

@@ -142,7 +142,7 @@ def test_two_finishes_of_one_command_at_once_end_it_once(bus: Bus) -> None:
         bus.run("begin")
         finish(bus, command_id, "COMPLETED")
         with in_thread(lambda: finish(second, command_id, "FAILED")) as late:
-            watcher.wait_until_blocked(second.pid)
+            watcher.wait_until_blocked()
             bus.run("commit")
             with refusal("CB006", "is COMPLETED"):
                 late.result()
@@ -236,6 +236,7 @@ def test_take_replies_takes_only_those_asked_for_and_each_once(bus: Bus) -> None
     assert bus.replies() == []
 
 
+@pytest.mark.direct("it sets up its session")
 def test_take_replies_waits_for_nobody_who_is_taking_others(bus: Bus) -> None:
     first, second = bus.send_new(2, reply_queues=[REPLIES] * 2)
     bus.settle(bus.receive(), "COMPLETED")

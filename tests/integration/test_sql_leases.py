@@ -173,7 +173,7 @@ def test_two_settles_of_one_lease_at_once_end_it_once(bus: Bus) -> None:
         bus.run("begin")
         bus.settle([received], "COMPLETED")
         with in_thread(lambda: second.settle([received], "FAILED")) as late:
-            watcher.wait_until_blocked(second.pid)
+            watcher.wait_until_blocked()
             bus.run("commit")
             assert late.result() == {received["command_id"]: "STALE"}
     assert bus.status(received["command_id"]) == "COMPLETED"
@@ -259,6 +259,7 @@ def test_a_reply_that_missed_its_queue_while_it_was_made_is_delivered_by_the_nex
     assert len(bus.replies()) == 1
 
 
+@pytest.mark.direct("it listens on a session of its own")
 def test_a_settle_wakes_those_who_wait_for_replies_unless_told_not_to(bus: Bus) -> None:
     received = start(bus, 2)
     bus.run(f'listen "commandbus:{REPLIES}"')

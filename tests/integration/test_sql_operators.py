@@ -242,7 +242,7 @@ def test_the_second_operator_waits_for_the_first_and_finds_it_decided(bus: Bus, 
         bus.run("begin")
         decide(bus, first, command_id)
         with in_thread(lambda: decide(other, second, command_id)) as late:
-            watcher.wait_until_blocked(other.pid)
+            watcher.wait_until_blocked()
             bus.run("commit")
             assert late.result() == {command_id: bus.status(command_id)}
 
@@ -301,6 +301,7 @@ def test_an_operator_who_is_not_named_is_null_in_the_audit(bus: Bus) -> None:
     assert bus.replies()[0]["result"] is None
 
 
+@pytest.mark.direct("it listens on a session of its own")
 def test_a_verdict_wakes_workers_or_those_who_wait_for_replies(bus: Bus) -> None:
     channels = {"retry": f"commandbus:{QUEUE}", "cancel": f"commandbus:{REPLIES}", "complete": f"commandbus:{REPLIES}"}
     for channel in set(channels.values()):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from tests.support import Server
 
+pytestmark = pytest.mark.direct("it sets up its session")
+
 SET = 100
 # An index entry may be read more than once per row: by an update, its recheck, a unique check, a join.
 MOST_READ = 12 * SET

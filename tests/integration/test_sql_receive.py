@@ -130,6 +130,7 @@ def test_a_batch_starts_once_with_its_first_command(bus: Bus) -> None:
     assert bus.batch(batch_id) == started
 
 
+@pytest.mark.direct("it sets up its session")
 def test_two_receives_at_once_start_a_batch_once(bus: Bus) -> None:
     batch_id = bus.create_batch()
     bus.send_new(2, batch_id=batch_id)
@@ -142,6 +143,7 @@ def test_two_receives_at_once_start_a_batch_once(bus: Bus) -> None:
     assert bus.events(batch_id) == ["BATCH_STARTED"]
 
 
+@pytest.mark.direct("it sets up its session")
 def test_a_sender_that_still_adds_to_a_batch_stops_no_receive(bus: Bus) -> None:
     held, free = bus.create_batch(), bus.create_batch()
     for batch_id in (held, free):
@@ -159,6 +161,7 @@ def test_a_sender_that_still_adds_to_a_batch_stops_no_receive(bus: Bus) -> None:
     assert bus.counts(held)[0] == 3
 
 
+@pytest.mark.direct("it sets up its session")
 def test_a_receive_does_not_wait_for_a_batch_that_has_started(bus: Bus) -> None:
     batch_id = bus.create_batch()
     bus.send_new(2, batch_id=batch_id)

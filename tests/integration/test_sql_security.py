@@ -11,6 +11,8 @@ from psycopg.types.json import Jsonb
 
 from tests.integration.sql_helpers import DOMAIN, QUEUE, REPLIES, Bus, Row, errors, open_bus, refusal
 
+pytestmark = pytest.mark.direct("it sets up its session")
+
 # What a role that may create in schema public could put there; each shadows one of PostgreSQL's own.
 FUNCTIONS = (
     "make_interval(secs double precision)",

@@ -274,7 +274,7 @@ def test_a_send_that_waited_for_the_batchs_last_command_is_refused(bus: Bus) -> 
         bus.run("begin")
         bus.settle(received, "COMPLETED")
         with in_thread(lambda: sender.send_new(batch_id=batch_id)) as late:
-            watcher.wait_until_blocked(sender.pid)
+            watcher.wait_until_blocked()
             bus.run("commit")
             with refusal("CB006"):
                 late.result()

@@ -48,6 +48,7 @@ Send = Callable[..., int]
 BOTH = pytest.mark.parametrize("send", [send_one, send_set])
 
 
+@pytest.mark.direct("it listens on a session of its own")
 @BOTH
 def test_a_send_wakes_the_listeners_of_the_queue_unless_told_not_to(bus: Bus, send: Send) -> None:
     bus.run('listen "commandbus:pay__commands"')
@@ -58,6 +59,7 @@ def test_a_send_wakes_the_listeners_of_the_queue_unless_told_not_to(bus: Bus, se
     assert (notify.channel, notify.payload) == ("commandbus:pay__commands", "")
 
 
+@pytest.mark.direct("it listens on a session of its own")
 def test_a_set_wakes_the_listeners_once(bus: Bus) -> None:
     bus.run('listen "commandbus:pay__commands"')
     with bus.connection.transaction():
@@ -66,6 +68,7 @@ def test_a_set_wakes_the_listeners_once(bus: Bus) -> None:
     assert len(list(bus.connection.notifies(timeout=0.2))) == 1
 
 
+@pytest.mark.direct("it listens on a session of its own")
 @BOTH
 def test_a_send_rolled_back_by_its_caller_leaves_nothing(bus: Bus, send: Send) -> None:
     batch_id = bus.create_batch()
@@ -93,7 +96,7 @@ def test_an_uncommitted_duplicate_is_waited_for(bus: Bus) -> None:
         bus.run("begin")
         bus.send(command_id)
         with in_thread(lambda: second.send(command_id)) as waiting:
-            watcher.wait_until_blocked(second.pid)
+            watcher.wait_until_blocked()
             bus.run("rollback")
             assert list(waiting.result()) == [command_id]
     assert len(bus.queue()) == 1

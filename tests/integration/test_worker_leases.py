@@ -166,6 +166,7 @@ async def test_a_stop_while_the_worker_starts_is_heard(bus: CommandBus, pool: Co
         await reached(bus, command_id)
 
 
+@pytest.mark.direct("it counts sessions")
 async def test_a_cancelled_run_leaves_nothing_behind(bus: CommandBus, pool: CommandBusPool) -> None:
     gate = Gate()
     plain = registry_of(charge=gate, thread=lambda *_: None)

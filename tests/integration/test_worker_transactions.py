@@ -238,7 +238,9 @@ async def test_effects_count_once_when_the_connection_breaks_in_the_handler(
 ) -> None:
     async def break_it(context: HandlerContext) -> None:
         if context.attempt == 1:
-            terminate(pool, f"pid = {context.connection.info.backend_pid}")
+            cursor = await context.connection.execute("select pg_backend_pid()")
+            ((pid,),) = await cursor.fetchall()
+            terminate(pool, f"pid = {pid}")
 
     ids = await send_many(bus, 3)
     async with running(make_worker(pool, writing(break_it))):
@@ -286,7 +288,7 @@ async def test_a_plain_pool_without_autocommit_serves_as_well(
     bus: CommandBus, database_url: str, pool: CommandBusPool
 ) -> None:
     ids = await send_many(bus, 10)
-    plain = AsyncConnectionPool(database_url, min_size=1, open=False)
+    plain = AsyncConnectionPool(database_url, kwargs={"prepare_threshold": None}, min_size=1, open=False)
     async with plain, running(Worker(plain, DOMAIN, writing(nothing))):
         await reached(bus, ids)
     assert await effects(pool) == sorted(ids)

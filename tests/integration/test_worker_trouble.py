@@ -48,6 +48,7 @@ async def is_listening(pool: CommandBusPool) -> bool:
     return int(await value(pool, found)) > 0
 
 
+@pytest.mark.listens
 async def test_a_notification_wakes_an_idle_worker_at_once(bus: CommandBus, pool: CommandBusPool) -> None:
     async with running(make_worker(pool, fine()), poll_interval=60):
         await until(lambda: is_listening(pool))
@@ -65,6 +66,7 @@ async def test_polling_alone_is_enough(bus: CommandBus, database_url: str, way: 
         assert not await is_listening(pool)
 
 
+@pytest.mark.listens
 async def test_a_terminated_listener_is_replaced_and_polling_goes_on(bus: CommandBus, pool: CommandBusPool) -> None:
     async with running(make_worker(pool, fine()), poll_interval=0.2):
         for _ in range(3):
@@ -73,6 +75,7 @@ async def test_a_terminated_listener_is_replaced_and_polling_goes_on(bus: Comman
             await reached(bus, await send(bus))
 
 
+@pytest.mark.listens
 async def test_a_replaced_listener_looks_at_what_was_missed(bus: CommandBus, pool: CommandBusPool) -> None:
     async with running(make_worker(pool, fine()), poll_interval=60):
         await until(lambda: is_listening(pool))

@@ -14,6 +14,7 @@ GOOD = ServerFacts(
     isolation="read committed",
     role="app",
     database="shop",
+    search_path="public",
     visible_schemas=["public"],
     pgmq_version="1.13.0",
     has_pgmq=True,

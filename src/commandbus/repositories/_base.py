@@ -45,6 +45,8 @@ class Repository:
     def __init__(self, source: Source, settings: CommandBusSettings | None = None) -> None:
         self._source = source
         self._settings = settings or settings_of(source)
+        # PgBouncer gives the next call another session. Our own pool knows; other connections may not.
+        self._prepare = False if self._settings.pgbouncer else None
 
     def on(self, connection: AsyncConnection[Any] | None) -> Self:
         """Return the same repository on the caller's connection, or this one when there is none.
@@ -75,7 +77,7 @@ class Repository:
         if isinstance(self._source, AsyncConnection):
             try:
                 cursor = AsyncRawCursor(self._source, row_factory=tuple_row)
-                return await _execute(cursor, sql, parameters)
+                return await _execute(cursor, sql, parameters, self._prepare)
             except psycopg.Error as error:
                 failure = translate(error)
             raise failure
@@ -83,7 +85,7 @@ class Repository:
         while True:
             tries += 1
             try:
-                return await _execute_on_pool(self._source, sql, parameters)
+                return await _execute_on_pool(self._source, sql, parameters, self._prepare)
             except PoolTimeout:
                 raise PoolTimeoutError("no connection became free in time") from None
             except psycopg.Error as error:
@@ -100,7 +102,7 @@ class Repository:
     async def _send(self, sql: str, parameters: Sequence[object]) -> None:
         """Send one call in the pipeline of the caller's connection; its errors come at the pipeline's end."""
         assert isinstance(self._source, AsyncConnection)  # noqa: S101  (a pool has no pipeline)
-        await AsyncRawCursor(self._source).execute(sql.encode(), parameters)
+        await AsyncRawCursor(self._source).execute(sql.encode(), parameters, prepare=self._prepare)
 
     async def _value(self, sql: str, parameters: Sequence[object] = (), *, repeatable: bool = True) -> Any:  # noqa: ANN401
         """Return the only value of one call; as `_rows` otherwise."""
@@ -108,20 +110,24 @@ class Repository:
         return rows[0][0]
 
 
-async def _execute_on_pool(pool: AsyncConnectionPool[Any], sql: str, parameters: Sequence[object]) -> list[Row]:
+async def _execute_on_pool(
+    pool: AsyncConnectionPool[Any], sql: str, parameters: Sequence[object], prepare: bool | None
+) -> list[Row]:
     if not isinstance(pool, CommandBusPool):
         async with pool.connection() as connection:
-            return await _execute(_cursor_of_pooled(connection), sql, parameters)
+            return await _execute(_cursor_of_pooled(connection), sql, parameters, prepare)
     # Ours is in autocommit: the commit that `connection` makes at its end would only cost time.
     connection = await pool.getconn()
     try:
-        return await _execute(_cursor_of_pooled(connection), sql, parameters)
+        return await _execute(_cursor_of_pooled(connection), sql, parameters, prepare)
     finally:
         await pool.putconn(connection)
 
 
-async def _execute(cursor: AsyncRawCursor[Row], sql: str, parameters: Sequence[object]) -> list[Row]:
-    await cursor.execute(sql.encode(), parameters)
+async def _execute(
+    cursor: AsyncRawCursor[Row], sql: str, parameters: Sequence[object], prepare: bool | None
+) -> list[Row]:
+    await cursor.execute(sql.encode(), parameters, prepare=prepare)
     return await cursor.fetchall()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from commandbus._conninfo import connection_parameters
 from commandbus.errors import (
     BusinessRuleException,
     DatabaseUnavailableError,
@@ -296,7 +297,10 @@ class Worker:
         pool = self._pool
         if isinstance(pool, CommandBusPool):
             return pool.listen_connection if pool.can_listen else None
-
+        if self._settings.pgbouncer:
+            if not self._settings.listen_database_url:
+                return None
+            return partial(AsyncConnection.connect, **connection_parameters(self._settings, listen=True))
         conninfo, kwargs = pool.conninfo, pool.kwargs or {}
         if not isinstance(conninfo, str) or callable(kwargs):
             return None

@@ -33,7 +33,7 @@ def judge_usage(usage: float) -> Check:
 
 def _check_delivery(pool: CommandBusPool) -> Check:
     if not pool.can_listen:
-        return ok("LISTEN", "not used through PgBouncer: workers poll (a direct COMMANDBUS_LISTEN_DATABASE_URL helps)")
+        return ok("LISTEN", pool.restrictions["LISTEN"])
     channel = f"commandbus:doctor-{uuid4()}"
     with closing(pool.listen_connection()) as listener:
         listener.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))

@@ -31,6 +31,9 @@ def check_server(pool: CommandBusPool, url: str) -> Iterator[Check]:
         user=server.role,
         visible_schemas=server.visible_schemas,
     )
+    for name, instead in pool.restrictions.items():
+        if name != "LISTEN":  # has a check of its own
+            yield ok(name, instead)
     yield _check_isolation(server.isolation, url)
     with pool.connection() as connection:
         yield judge_clock(min(_look_at_clock(connection) for _ in range(_LOOKS_AT_THE_CLOCK)))

@@ -46,6 +46,8 @@ class Repository:
     def __init__(self, source: Source, settings: CommandBusSettings | None = None) -> None:
         self._source = source
         self._settings = settings or settings_of(source)
+        # PgBouncer gives the next call another session. Our own pool knows; other connections may not.
+        self._prepare = False if self._settings.pgbouncer else None
 
     def on(self, connection: Connection[Any] | None) -> Self:
         """Return the same repository on the caller's connection, or this one when there is none.
@@ -76,7 +78,7 @@ class Repository:
         if isinstance(self._source, Connection):
             try:
                 cursor = RawCursor(self._source, row_factory=tuple_row)
-                return _execute(cursor, sql, parameters)
+                return _execute(cursor, sql, parameters, self._prepare)
             except psycopg.Error as error:
                 failure = translate(error)
             raise failure
@@ -84,7 +86,7 @@ class Repository:
         while True:
             tries += 1
             try:
-                return _execute_on_pool(self._source, sql, parameters)
+                return _execute_on_pool(self._source, sql, parameters, self._prepare)
             except PoolTimeout:
                 raise PoolTimeoutError("no connection became free in time") from None
             except psycopg.Error as error:
@@ -101,7 +103,7 @@ class Repository:
     def _send(self, sql: str, parameters: Sequence[object]) -> None:
         """Send one call in the pipeline of the caller's connection; its errors come at the pipeline's end."""
         assert isinstance(self._source, Connection)  # noqa: S101  (a pool has no pipeline)
-        RawCursor(self._source).execute(sql.encode(), parameters)
+        RawCursor(self._source).execute(sql.encode(), parameters, prepare=self._prepare)
 
     def _value(self, sql: str, parameters: Sequence[object] = (), *, repeatable: bool = True) -> Any:  # noqa: ANN401
         """Return the only value of one call; as `_rows` otherwise."""
@@ -109,20 +111,22 @@ class Repository:
         return rows[0][0]
 
 
-def _execute_on_pool(pool: ConnectionPool[Any], sql: str, parameters: Sequence[object]) -> list[Row]:
+def _execute_on_pool(
+    pool: ConnectionPool[Any], sql: str, parameters: Sequence[object], prepare: bool | None
+) -> list[Row]:
     if not isinstance(pool, CommandBusPool):
         with pool.connection() as connection:
-            return _execute(_cursor_of_pooled(connection), sql, parameters)
+            return _execute(_cursor_of_pooled(connection), sql, parameters, prepare)
     # Ours is in autocommit: the commit that `connection` makes at its end would only cost time.
     connection = pool.getconn()
     try:
-        return _execute(_cursor_of_pooled(connection), sql, parameters)
+        return _execute(_cursor_of_pooled(connection), sql, parameters, prepare)
     finally:
         pool.putconn(connection)
 
 
-def _execute(cursor: RawCursor[Row], sql: str, parameters: Sequence[object]) -> list[Row]:
-    cursor.execute(sql.encode(), parameters)
+def _execute(cursor: RawCursor[Row], sql: str, parameters: Sequence[object], prepare: bool | None) -> list[Row]:
+    cursor.execute(sql.encode(), parameters, prepare=prepare)
     return cursor.fetchall()
 
 
