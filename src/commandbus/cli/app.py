@@ -7,7 +7,7 @@ import psycopg
 import typer
 
 import commandbus
-from commandbus.cli import batches, database, demonstration, inspection, queues, sending, troubleshoot, work
+from commandbus.cli import batches, database, demonstration, inspection, migrations, queues, sending, troubleshoot, work
 from commandbus.cli.doctor import doctor
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import examples
@@ -28,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(database.app, name="db")
-app.command(epilog=database.MIGRATE_EXAMPLES)(database.migrate)
+app.add_typer(migrations.app, name="migrate")
 app.add_typer(queues.app, name="queue")
 app.command(epilog=sending.SEND_EXAMPLES)(sending.send)
 app.command(epilog=sending.CALL_EXAMPLES)(sending.call)
