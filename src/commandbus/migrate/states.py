@@ -76,8 +76,8 @@ def _state(migration: Migration, entry: Entry | None, history: History, with_e2e
         return MigrationState.FAILED
     if entry.type == "BASELINE":
         return MigrationState.BASELINE
-    if migration.version is None:
-        return MigrationState.APPLIED if migration.matches(entry.checksum) else MigrationState.OUTDATED
+    if migration.version is None and not migration.matches(entry.checksum):
+        return MigrationState.OUTDATED
     if _difference(migration, entry):
         return MigrationState.CHANGED
     return MigrationState.OUT_OF_ORDER if migration.key in history.out_of_order else MigrationState.APPLIED
@@ -119,20 +119,26 @@ def problems(files: Sequence[Migration], history: History) -> Iterator[str]:
         if migration is None:
             if not entry.is_e2e:
                 yield _unknown(entry, files)
-        elif migration.version is not None and (difference := _difference(migration, entry)):
-            yield f"{migration.script} was changed after it was applied: {difference}"
+        elif difference := _difference(migration, entry):
+            yield f"{migration.script} {difference}"
     for migration in files:
         if not history.covers(migration) and not migration.is_e2e and _comes_too_late(migration, history):
             yield f"{migration.script} is older than what the database has, but was never applied"
 
 
 def _difference(migration: Migration, entry: Entry) -> str | None:
+    changed = "was changed after it was applied:"
     if entry.type != "SQL":
         return None
+    if migration.version is None:
+        # Another text is no fault, it is applied again. Flyway refuses this one case, and so must we.
+        if entry.checksum == migration.checksum or not migration.matches(entry.checksum):
+            return None
+        return 'was applied without its placeholders replaced: run "commandbus migrate repair"'
     if entry.checksum not in (None, migration.checksum):
-        return f"its checksum is {migration.checksum}, the history has {entry.checksum}"
+        return f"{changed} its checksum is {migration.checksum}, the history has {entry.checksum}"
     if entry.description != migration.description:
-        return f'its description is "{migration.description}", the history has "{entry.description}"'
+        return f'{changed} its description is "{migration.description}", the history has "{entry.description}"'
     return None
 
 
