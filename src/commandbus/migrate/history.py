@@ -148,10 +148,10 @@ def read(connection: Connection[Any]) -> History:
     return history_of(Entry(*row) for row in rows)
 
 
-def last_rank(connection: Connection[Any]) -> int:
-    """Return the number of the last row; 0 when there is none."""
+def last_rank(connection: Connection[Any]) -> int | None:
+    """Return the number of the last row, 0 when there is none, or None when there is no table."""
     if not exists(connection):
-        return 0
+        return None
     ((rank,),) = select(connection, "select coalesce(max(installed_rank), 0) from public.flyway_schema_history")
     return int(rank)
 

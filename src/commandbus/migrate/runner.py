@@ -134,7 +134,7 @@ def plan(
         pending = _pending(connection, files, _wanted(files, target, with_e2e))
         pgmq = needed_pgmq(connection) if pending else None
         texts = [(migration, values.sql(migration)) for migration in pending]
-        sql = psql_script(connection.info.dbname, pgmq, texts, first_rank=history.last_rank(connection) + 1)
+        sql = psql_script(connection.info.dbname, pgmq, texts, last_rank=history.last_rank(connection))
     return MigrationPlan(tuple(pending), None if pgmq is None else pgmq.version, sql)
 
 

@@ -33,7 +33,7 @@ _END_OF_FILE = "\n;\n"
 
 
 def psql_script(
-    database: str, pgmq: PgmqSql | None, migrations: Sequence[tuple[Migration, str]], *, first_rank: int
+    database: str, pgmq: PgmqSql | None, migrations: Sequence[tuple[Migration, str]], *, last_rank: int | None
 ) -> str:
     """Return the script.
 
@@ -41,13 +41,15 @@ def psql_script(
         database: its name, for the comment.
         pgmq: what to install before.
         migrations: what to apply, each with the SQL to run.
-        first_rank: of the first new row of the history.
+        last_rank: of the history's rows; None when there is no history.
     """
     head = f"-- commandbus: what is pending in database {database!r}.\n"
     if not migrations:
         return f"{head}-- Nothing is.\n"
-    parts = [f"{head}\\set ON_ERROR_STOP on\n", _preparation(pgmq)]
-    parts += [_one_file(*each, rank) for rank, each in enumerate(migrations, first_rank)]
+    parts = [f"{head}\\set ON_ERROR_STOP on\n"]
+    if last_rank is None or pgmq is not None:
+        parts.append(_preparation(pgmq))
+    parts += [_one_file(*each, rank) for rank, each in enumerate(migrations, (last_rank or 0) + 1)]
     return "\n".join(parts)
 
 
