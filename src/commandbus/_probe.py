@@ -13,7 +13,10 @@ from commandbus.errors import (
 )
 
 OLDEST_SERVER = 150_000
-NEWEST_SCHEMA = 1
+# A migration keeps for one version what the release before it calls. So a release works on the schema it was made for
+# and on the next one: a deployment migrates first, while programs of the release before still run and restart.
+OWN_SCHEMA = 1
+NEWEST_SCHEMA = OWN_SCHEMA + 1
 
 # Only pg_catalog is read, which every role may do: names are looked up as text, not resolved.
 PROBE = """
@@ -129,13 +132,14 @@ def check_server(facts: ServerFacts) -> None:
 
 
 def check_schema_version(version: int) -> None:
-    """Refuse a schema of a version that this code does not know.
+    """Refuse a schema that this code does not work on: any but its own version and the next one.
 
     Raises:
-        SchemaTooNewError: it is newer.
+        NotMigratedError: it is older.
+        SchemaTooNewError: it is newer by two or more.
     """
+    found = f"schema commandbus has version {version}; this release works on versions {OWN_SCHEMA} and {NEWEST_SCHEMA}"
+    if version < OWN_SCHEMA:
+        raise NotMigratedError(f"{found}: run `commandbus migrate`")
     if version > NEWEST_SCHEMA:
-        raise SchemaTooNewError(
-            f"schema commandbus has version {version}; this release knows versions up to {NEWEST_SCHEMA}:"
-            " update commandbus"
-        )
+        raise SchemaTooNewError(f"{found}: update commandbus")

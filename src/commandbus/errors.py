@@ -287,7 +287,15 @@ class SchemaTooNewError(SchemaError):
 
 
 class MigrationError(CommandBusError):
-    """Migrations cannot be found, do not fit the history, or failed."""
+    """Migrations cannot be found, do not fit the history, or failed.
+
+    Attributes:
+        problems: one sentence each; usually the error's text is the only one.
+    """
+
+    def __init__(self, message: str, *more: str) -> None:
+        super().__init__("; ".join((message, *more)))
+        self.problems = (message, *more)
 
 
 class EmbeddedServerError(CommandBusError):

@@ -257,9 +257,10 @@ def test_flyways_baseline_and_repeatable_rows_are_understood(empty_database_url:
         " (1, '1', '<< Flyway Baseline >>', 'BASELINE', '<< Flyway Baseline >>', null, 'me', now(), 0, true),"
         " (2, null, 'view', 'SQL', 'R__view.sql', 5, 'me', now(), 0, true)",
     )
+    script(files, "R__view.sql", "create or replace view public.view as select 1 as one;\n")
     result = migrate(empty_database_url, directories=files)
-    assert [migration.version for migration in result.applied] == ["2"]
-    assert query(empty_database_url, "select max(installed_rank) from flyway_schema_history") == [(3,)]
+    assert [migration.script for migration in result.applied] == ["V2__second_one.sql", "R__view.sql"]
+    assert query(empty_database_url, "select max(installed_rank) from flyway_schema_history") == [(4,)]
 
 
 def test_pgmq_is_installed_where_the_server_does_not_offer_it(empty_database_url: str) -> None:

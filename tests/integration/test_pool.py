@@ -192,9 +192,9 @@ async def test_empty_database_has_no_pgmq(empty_database_url: str) -> None:
         ("drop table commandbus.command cascade", errors.NotMigratedError, "is not migrated"),
         ("alter type pgmq.message_record drop attribute last_read_at", errors.PgmqTooOldError, "1.10 or newer"),
         (
-            "create or replace function commandbus.schema_version() returns int language sql as 'select 2'",
+            "create or replace function commandbus.schema_version() returns int language sql as 'select 3'",
             errors.SchemaTooNewError,
-            "schema commandbus has version 2; this release knows versions up to 1: update commandbus",
+            "schema commandbus has version 3; this release works on versions 1 and 2: update commandbus",
         ),
     ],
 )

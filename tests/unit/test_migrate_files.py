@@ -25,7 +25,19 @@ def test_files_are_found_in_numeric_order_of_their_versions(tmp_path: Path) -> N
     write(tmp_path, "V10__ten.sql", "V2__two.sql", "V1_10__later.sql", "V1.9__earlier_one.sql", "R__again.sql")
     (tmp_path / "README.md").write_text("no migration")
     found = [(migration.version, migration.description) for migration in discover(tmp_path)]
-    assert found == [("1.9", "earlier one"), ("1.10", "later"), ("2", "two"), ("10", "ten")]
+    assert found == [("1.9", "earlier one"), ("1.10", "later"), ("2", "two"), ("10", "ten"), (None, "again")]
+
+
+def test_repeatable_files_come_last_in_the_order_of_their_descriptions(tmp_path: Path) -> None:
+    write(tmp_path, "R__views.sql", "R__Zoo.sql", "V9__last.sql", "R__a_b.sql")
+    assert [migration.description for migration in discover(tmp_path)] == ["last", "Zoo", "a b", "views"]
+
+
+def test_directories_below_are_searched_but_for_hidden_ones(tmp_path: Path) -> None:
+    for name in ("deep/er", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+    write(tmp_path, "V1__a.sql", "deep/er/V2__b.sql", ".hidden/V3__c.sql")
+    assert [migration.script for migration in discover(tmp_path)] == ["V1__a.sql", "deep/er/V2__b.sql"]
 
 
 def test_several_directories_are_one_sequence(tmp_path: Path) -> None:
@@ -75,11 +87,56 @@ def test_descriptions_tell_files_for_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["V1_x.sql", "V__x.sql", "Vx__y.sql", "V1__.sql", "v1__x.sql", "V1..2__x.sql", "V1__x.SQL"]
+    "name",
+    [
+        "V1_x.sql",
+        "V__x.sql",
+        "Vx__y.sql",
+        "V1__.sql",
+        "v1__x.sql",
+        "V1..2__x.sql",
+        "V1__x.SQL",
+        "V8.sql",
+        "R__.sql",
+        "R_x.sql",
+        "r__x.sql",
+    ],
 )
 def test_a_malformed_name_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path, name)
-    with pytest.raises(MigrationError, match=r"is not named V<version>__<description>\.sql"):
+    with pytest.raises(MigrationError, match=r"is not named V<version>__<description>\.sql or R__<description>\.sql"):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("U1__x.sql", "an undo migration"),
+        ("B2__x.sql", "a baseline migration"),
+        ("beforeMigrate.sql", "a callback of Flyway"),
+        ("afterEachMigrate__grants.sql", "a callback of Flyway"),
+    ],
+)
+def test_what_flyway_runs_and_the_runner_does_not_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    write(tmp_path, "V1__a.sql", name)
+    with pytest.raises(MigrationError, match=f"{name} is {kind}, which commandbus does not run"):
+        discover(tmp_path)
+
+
+def test_other_files_are_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "V1__a.sql", "users.sql", "views.sql", "notes.txt", "Backup.sql", "README.sql", "after.sql")
+    assert len(discover(tmp_path)) == 1
+
+
+def test_a_script_configuration_file_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "V1__a.sql", "V1__a.sql.conf")
+    with pytest.raises(MigrationError, match=r"V1__a\.sql\.conf is a script configuration file of Flyway"):
+        discover(tmp_path)
+
+
+def test_two_repeatable_files_of_one_description_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "R__a_b.sql", "R__a b.sql")
+    with pytest.raises(MigrationError, match="have the same description"):
         discover(tmp_path)
 
 

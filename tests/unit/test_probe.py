@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from commandbus import errors
-from commandbus._probe import ServerFacts, check_schema_version, check_server
+from commandbus._probe import OWN_SCHEMA, ServerFacts, check_schema_version, check_server
+from commandbus.migrate import SCHEMA_VERSION, discover, packaged_directory
 
 GOOD = ServerFacts(
     server_version=180_004,
@@ -26,7 +27,6 @@ GOOD = ServerFacts(
 
 def test_good_server_is_taken() -> None:
     check_server(GOOD)
-    check_schema_version(1)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,16 @@ def test_other_servers_are_refused(changes: dict[str, object], kind: type[Except
     assert text in str(caught.value)
 
 
-def test_newer_schema_is_refused() -> None:
-    with pytest.raises(errors.SchemaTooNewError, match="has version 2; this release knows versions up to 1"):
-        check_schema_version(2)
+def test_a_release_works_on_its_own_schema_and_on_the_next() -> None:
+    check_schema_version(OWN_SCHEMA)
+    check_schema_version(OWN_SCHEMA + 1)
+    with pytest.raises(errors.SchemaTooNewError, match="has version 3; this release works on versions 1 and 2: update"):
+        check_schema_version(OWN_SCHEMA + 2)
+    with pytest.raises(errors.NotMigratedError, match=r"has version 0; .* run `commandbus migrate`"):
+        check_schema_version(OWN_SCHEMA - 1)
+
+
+def test_the_schemas_version_counts_the_librarys_own_migrations() -> None:
+    own = [found for found in discover(packaged_directory()) if found.version is not None and not found.is_e2e]
+    assert len(own) == OWN_SCHEMA
+    assert own[-1].version == SCHEMA_VERSION

@@ -14,6 +14,7 @@ from commandbus.cli import (
     doctor,
     inspection,
     maintaining,
+    migrations,
     queues,
     schema,
     sending,
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(database.app, name="db")
-app.command(epilog=database.MIGRATE_EXAMPLES)(database.migrate)
+app.add_typer(migrations.app, name="migrate")
 app.command(epilog=schema.VERIFY_EXAMPLES)(schema.verify)
 app.command(epilog=schema.GRANT_EXAMPLES)(schema.grant)
 app.add_typer(queues.app, name="queue")

@@ -1,4 +1,4 @@
-"""`commandbus db …` and `commandbus migrate`: the embedded server, and the schema of any server."""
+"""`commandbus db …`: the embedded server."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,10 @@ from typing import Annotated
 
 import typer
 
-from commandbus.cli.options import AsJson, DatabaseUrl, examples, resolve_url
-from commandbus.cli.output import note, print_facts, print_json, row_of
+from commandbus.cli.options import AsJson, examples
+from commandbus.cli.output import print_facts, print_json, row_of
 from commandbus.cli.problem import Problem
 from commandbus.embedded import EmbeddedServer, EmbeddedStatus, default_data_directory, psql_path
-from commandbus.migrate import Migration, roles_of
-from commandbus.migrate import migrate as apply_migrations
-
-MIGRATE_EXAMPLES = examples("migrate", "migrate --database-url postgresql://app@db/app --target 1")
 
 app = typer.Typer(help="The embedded PostgreSQL.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -81,37 +77,3 @@ def psql(context: typer.Context, data: Data = None, database: Database = "postgr
         os.execv(program, [str(program), "-d", found, *context.args])  # noqa: S606  (there is no shell in between)
     except OSError as error:
         raise Problem(f"psql cannot be run: {error.strerror}") from None
-
-
-def migrate(
-    with_e2e: Annotated[bool, typer.Option("--with-e2e", help="Also the tables for tests.")] = False,
-    target: Annotated[str | None, typer.Option(help="Last version to apply.", metavar="VERSION")] = None,
-    directory: Annotated[
-        Path | None, typer.Option(help="Where the files are; by default the library's own.", metavar="DIRECTORY")
-    ] = None,
-    database_url: DatabaseUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Bring a database to the schema of this version; nothing happens when it has it."""
-    url = resolve_url(database_url)
-    result = apply_migrations(
-        url,
-        directories=directory,
-        target=target,
-        with_e2e=with_e2e,
-        on_progress=_tell,
-    )
-    applied = [migration.script for migration in result.applied]
-    if applied and roles_of(url) is not None:
-        note('the schema was given to roles: run "commandbus grant" again')
-    if as_json:
-        skipped = [migration.script for migration in result.skipped]
-        print_json({"applied": applied, "skipped": skipped, "installed_pgmq": result.installed_pgmq})
-        return
-    if result.installed_pgmq:
-        typer.echo(f"installed PGMQ {result.installed_pgmq}")
-    typer.echo(f"applied {', '.join(applied)}" if applied else "nothing to apply")
-
-
-def _tell(migration: Migration, seconds: float) -> None:
-    note(f"{migration.script}: {seconds:.2f} s")

@@ -5,7 +5,9 @@ from commandbus.migrate.drift import verify
 from commandbus.migrate.files import SCHEMA_VERSION, Migration, discover, packaged_directory
 from commandbus.migrate.grant import GrantResult, grant
 from commandbus.migrate.roles import Role, RoleNames, roles_of
-from commandbus.migrate.runner import MigrateResult, MigrationInfo, MigrationState, info, migrate, validate
+from commandbus.migrate.runner import MigrateResult, MigrationPlan, info, migrate, plan, validate
+from commandbus.migrate.states import MigrationInfo, MigrationState
+from commandbus.migrate.upkeep import RepairResult, baseline, repair
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -15,14 +17,19 @@ __all__ = [
     "MigrateResult",
     "Migration",
     "MigrationInfo",
+    "MigrationPlan",
     "MigrationState",
+    "RepairResult",
     "Role",
     "RoleNames",
+    "baseline",
     "discover",
     "grant",
     "info",
     "migrate",
     "packaged_directory",
+    "plan",
+    "repair",
     "roles_of",
     "validate",
     "verify",

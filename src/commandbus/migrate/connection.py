@@ -38,6 +38,17 @@ def _java_hash(text: str) -> int:
 LOCK_KEY = int.from_bytes(b"Flyway", "big") + _java_hash('"public"."flyway_schema_history"')
 
 
+# What each transaction of a migration begins with. READ COMMITTED lets it see what the holder of the lock before it
+# committed; the lock ends with the transaction, so that it works through a transaction pooler too.
+OPENING: tuple[LiteralString, ...] = (
+    "set transaction isolation level read committed, read write",
+    "set local lock_timeout = 0",
+    "set local statement_timeout = 0",
+    "set local client_encoding = 'UTF8'",
+)
+LOCK: LiteralString = "select pg_catalog.pg_advisory_xact_lock(%s)"
+
+
 @contextlib.contextmanager
 def connected(url_or_connection: str | psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
     """Give a connection to migrate on: the caller's, or one of our own that is closed afterwards.
@@ -63,8 +74,7 @@ def connected(url_or_connection: str | psycopg.Connection[Any]) -> Iterator[psyc
 def locked_transaction(connection: psycopg.Connection[Any]) -> Iterator[None]:
     """Run the block in one transaction, alone among all who migrate this database.
 
-    The lock ends with the transaction, so that it works through a transaction pooler too. READ COMMITTED lets
-    the block see what the holder before it committed. The session's settings are the same afterwards.
+    The session's settings are the same afterwards.
 
     Raises:
         ReadOnlyServerError: the server is a replica.
@@ -73,12 +83,10 @@ def locked_transaction(connection: psycopg.Connection[Any]) -> Iterator[None]:
     if is_replica:
         raise ReadOnlyServerError("the server is a read-only replica: migrate the primary")
     with connection.transaction():
-        connection.execute("set transaction isolation level read committed, read write")
-        connection.execute("set local lock_timeout = 0")
-        connection.execute("set local statement_timeout = 0")
-        connection.execute("set local client_encoding = 'UTF8'")
+        for statement in OPENING:
+            connection.execute(statement)
         path = search_path(connection)
-        connection.execute("select pg_catalog.pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+        connection.execute(LOCK, (LOCK_KEY,))
         yield
         if search_path(connection) != path:
             connection.execute("select pg_catalog.set_config('search_path', %s, false)", (path,))

@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 import re
 import zlib
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commandbus.errors import MigrationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 SCHEMA_VERSION = "001"
 """The highest packaged version this code needs."""
 
-_FILE_NAME = re.compile(r"V(?P<version>[0-9]+(?:[._][0-9]+)*)__(?P<description>.+)\.sql")
+_FILE_NAME = re.compile(r"(?:V(?P<version>[0-9]+(?:[._][0-9]+)*)|R)__(?P<description>.+)\.sql")
+_CALLBACK = re.compile(r"(?:before|after)[A-Z][A-Za-z]*(?:__.*)?\.sql")
+# Whatever somebody may have meant as a migration, or Flyway would run: never passed over in silence.
+_LOOKS_LIKE_ONE = re.compile(rf"(?i:[VUB][0-9._].*|V.*__.*|R_.*)\.(?i:sql)|{_CALLBACK.pattern}")
+_NEVER_APPLIED = {"U": "an undo migration", "B": "a baseline migration"}
 LONGEST_VERSION = 50  # characters, the widths of the history's columns
 LONGEST_DESCRIPTION = 200
 LONGEST_SCRIPT = 1000
 
+Key = tuple[int, ...] | str
+"""What tells migrations apart: a version's numbers, or a repeatable migration's description."""
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One versioned file.
+    """One file: versioned and applied once, or repeatable and applied again whenever it has changed.
 
     Attributes:
-        version: as in the file's name, parts separated by dots, such as "001" or "2.1".
+        version: as in the file's name, parts separated by dots, such as "001" or "2.1"; None when repeatable.
         description: the rest of the name, underscores read as spaces.
-        script: the file's name.
+        script: the file's name, below the directory that was searched.
         path: where the file is.
-        checksum: Flyway's, a signed 32-bit number.
-        text: the SQL, without a byte order mark.
+        checksum: Flyway's, a signed 32-bit number; a repeatable one's is taken with placeholders replaced.
+        text: the SQL as it is in the file, without a byte order mark.
     """
 
-    version: str
+    version: str | None
     description: str
     script: str
     path: Path
@@ -45,14 +52,28 @@ class Migration:
     text: str = field(repr=False)
 
     @property
-    def order(self) -> tuple[int, ...]:
-        """The version as numbers: "1", "001" and "1.0" are the same."""
-        return version_order(self.version)
+    def key(self) -> Key:
+        """The version as numbers, so that "1", "001" and "1.0" are the same; or else the description."""
+        return key_of(self.version, self.description)
 
     @property
     def is_e2e(self) -> bool:
         """For tests only, applied on request."""
         return is_e2e(self.description)
+
+    def matches(self, recorded: int | None) -> bool:
+        """Say whether this is what was applied with that checksum, be it with or without placeholders replaced."""
+        return recorded in (self.checksum, checksum(self.text))
+
+
+def key_of(version: str | None, description: str) -> Key:
+    """Return what a migration is told apart by."""
+    return description if version is None else version_order(version)
+
+
+def sort_key(key: Key) -> tuple[bool, tuple[int, ...], str]:
+    """Return what sorts migrations as they are applied: repeatable ones last, by description."""
+    return (True, (), key) if isinstance(key, str) else (False, key, "")
 
 
 def is_e2e(description: str) -> bool:
@@ -90,60 +111,84 @@ def packaged_directory() -> Path:
 
 
 def discover(directories: Path | str | Iterable[Path | str] | None = None) -> list[Migration]:
-    """Read all versioned migrations, tests' included, in the order they are applied.
+    """Read all migrations, tests' included, in the order they are applied: by version, then the repeatable ones.
 
-    Files whose names do not start with "V" and end in ".sql" are none of ours and are passed over.
+    Directories below are searched too, but for hidden ones. Files that do not look like migrations are passed over.
 
     Args:
         directories: one directory or several; by default `packaged_directory`.
 
     Raises:
-        MigrationError: a directory or file cannot be read, holds no migration, or has a malformed name,
-            or two files have the same version.
+        MigrationError: a directory or file cannot be read, there is no migration, one has a malformed name or is of
+            a kind that is never applied (undo, baseline), or two files have the same version or description.
     """
     if directories is None:
         directories = packaged_directory()
     if isinstance(directories, (str, Path)):
         directories = [directories]
-    found = [migration for directory in directories for migration in _read_directory(Path(directory))]
-    found.sort(key=lambda migration: migration.order)
-    for one, other in pairwise(found):
-        if one.order == other.order:
-            raise MigrationError(f"{one.path} and {other.path} have the same version")
-    return found
+    found: dict[Key, Migration] = {}
+    for directory in map(Path, directories):
+        for migration in _read_directory(directory):
+            other = found.setdefault(migration.key, migration)
+            if other is not migration:
+                same = "description" if migration.version is None else "version"
+                raise MigrationError(f"{other.path} and {migration.path} have the same {same}")
+    return [found[key] for key in sorted(found, key=sort_key)]
 
 
 def _read_directory(directory: Path) -> list[Migration]:
     if not directory.is_dir():
         raise MigrationError(f"{directory} is not a directory")
-    try:
-        paths = sorted(path for path in directory.iterdir() if re.fullmatch(r"(?i)V.*\.sql", path.name))
-    except OSError as error:
-        raise MigrationError(f"cannot read {directory}: {error.strerror}") from None
-    if not paths:
+    found = [read_migration(path, directory) for path in _candidates(directory)]
+    if not found:
         raise MigrationError(f"{directory} holds no migration")
-    return [read_migration(path) for path in paths]
+    return found
 
 
-def read_migration(path: Path) -> Migration:
-    """Read one file.
+def _candidates(directory: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise MigrationError(f"cannot read {error.filename}: {error.strerror}") from None
+
+    for place, below, names in os.walk(directory, onerror=refuse):
+        here = Path(place)
+        # os.walk lists a directory, or a link to one, among those below, whatever its name.
+        yield from (here / name for name in sorted([*names, *below]) if _LOOKS_LIKE_ONE.fullmatch(name))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+
+
+def read_migration(path: Path, directory: Path) -> Migration:
+    """Read one file somewhere below *directory*.
 
     Raises:
-        MigrationError: its name is malformed or too long, or it cannot be read as UTF-8.
+        MigrationError: its name is malformed or too long, it cannot be read as UTF-8, or Flyway would treat it in a
+            way that this runner does not.
     """
     name = _FILE_NAME.fullmatch(path.name)
     if name is None:
-        raise MigrationError(f"{path} is not named V<version>__<description>.sql, such as V001__tables.sql")
-    version = name["version"].replace("_", ".")
-    description = name["description"].replace("_", " ").strip()
-    if len(version) > LONGEST_VERSION or len(description) > LONGEST_DESCRIPTION or len(path.name) > LONGEST_SCRIPT:
+        raise MigrationError(_not_a_migration(path))
+    version = name["version"] and name["version"].replace("_", ".")
+    description = name["description"].replace("_", " ")
+    script = path.relative_to(directory).as_posix()
+    if len(version or "") > LONGEST_VERSION or len(description) > LONGEST_DESCRIPTION or len(script) > LONGEST_SCRIPT:
         raise MigrationError(
             f"{path}: a version has at most {LONGEST_VERSION} characters, a description {LONGEST_DESCRIPTION}"
         )
+    if path.with_name(f"{path.name}.conf").exists():
+        raise MigrationError(f"{path}.conf is a script configuration file of Flyway, which this runner cannot follow")
     try:
         text = path.read_bytes().decode().removeprefix("\ufeff")
     except OSError as error:
         raise MigrationError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise MigrationError(f"{path} is not UTF-8 at byte {error.start}") from None
-    return Migration(version, description, path.name, path, checksum(text), text)
+    return Migration(version, description, script, path, checksum(text), text)
+
+
+def _not_a_migration(path: Path) -> str:
+    kind = "a callback of Flyway" if _CALLBACK.fullmatch(path.name) else _NEVER_APPLIED.get(path.name[0])
+    if kind is not None:
+        return f"{path} is {kind}, which commandbus does not run: move it to another directory"
+    return (
+        f"{path} is not named V<version>__<description>.sql or R__<description>.sql,"
+        " such as V001__tables.sql or R__views.sql"
+    )

@@ -1,21 +1,20 @@
-"""Flyway's table of applied migrations, ``public.flyway_schema_history``: made, read, written and judged."""
+"""Flyway's table of applied migrations, ``public.flyway_schema_history``: made, read and written as Flyway does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, LiteralString
 
-from commandbus.errors import MigrationError
 from commandbus.migrate.connection import select
-from commandbus.migrate.files import Migration, is_e2e, version_order
+from commandbus.migrate.files import Key, Migration, is_e2e, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable
     from datetime import datetime
 
     from psycopg import Connection
 
-_CREATE = """
+CREATE = """\
 create table if not exists public.flyway_schema_history (
     installed_rank int           not null,
     version        varchar(50),
@@ -29,25 +28,29 @@ create table if not exists public.flyway_schema_history (
     success        boolean       not null,
     constraint flyway_schema_history_pk primary key (installed_rank)
 );
-create index if not exists flyway_schema_history_s_idx on public.flyway_schema_history (success)
-"""
+create index if not exists flyway_schema_history_s_idx on public.flyway_schema_history (success)"""
+
+_EXISTS = "select pg_catalog.to_regclass('public.flyway_schema_history') is not null"
+BASELINE_DESCRIPTION = "<< Flyway Baseline >>"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row about a version.
+    """One row.
 
     Attributes:
-        version: as written there.
-        kind: "SQL", "BASELINE", or what else Flyway knows.
+        rank: its number; rows are written in this order.
+        version: as written there; None for repeatable migrations.
+        type: "SQL", "BASELINE", "DELETE", or what else Flyway knows.
         checksum: None where Flyway has none.
         installed_on: server's local time, without zone, as Flyway stores it.
         execution_time: milliseconds.
     """
 
-    version: str
+    rank: int
+    version: str | None
     description: str
-    kind: str
+    type: str
     script: str
     checksum: int | None
     installed_on: datetime
@@ -55,93 +58,138 @@ class Entry:
     success: bool
 
     @property
+    def key(self) -> Key:
+        """What tells its migration apart from others."""
+        return key_of(self.version, self.description)
+
+    @property
     def is_e2e(self) -> bool:
         """For tests only: may be unknown to an installation without the test files."""
         return is_e2e(self.description)
 
 
-Entries = dict[tuple[int, ...], Entry]
+@dataclass(slots=True)
+class History:
+    """What counts in the table: deleted and undone rows are gone, and each migration has its latest row only.
+
+    Attributes:
+        entries: by what tells the migrations apart.
+        failed: rows of failed migrations, in their order.
+        out_of_order: versions that were applied after a higher one.
+        has_migrations: something was applied here, even if it was deleted later.
+        baseline: the version that Flyway or `baseline` took over at; None when there is none.
+    """
+
+    entries: dict[Key, Entry] = field(default_factory=dict)
+    failed: list[Entry] = field(default_factory=list)
+    out_of_order: set[Key] = field(default_factory=set)
+    has_migrations: bool = False
+    baseline: Entry | None = None
+
+    def covers(self, migration: Migration) -> bool:
+        """Say whether nothing is left to do: applied as it is, or at or below the baseline."""
+        entry = self.entries.get(migration.key)
+        if migration.version is None:
+            return entry is not None and migration.matches(entry.checksum)
+        return entry is not None or self.is_below_baseline(migration)
+
+    def is_below_baseline(self, migration: Migration) -> bool:
+        """Say whether the baseline stands for this migration, too."""
+        if self.baseline is None or isinstance(migration.key, str):
+            return False
+        return isinstance(self.baseline.key, tuple) and migration.key <= self.baseline.key
+
+
+def history_of(rows: Iterable[Entry]) -> History:
+    """Return what the rows, in order of their rank, amount to."""
+    history = History()
+    newest: tuple[int, ...] = ()
+    for row in rows:
+        if row.type == "DELETE" or row.type.startswith("UNDO"):
+            history.entries.pop(row.key, None)
+            continue
+        history.entries[row.key] = row
+        if not row.success:
+            history.failed.append(row)
+        if row.type == "BASELINE":
+            history.baseline = row
+        else:
+            history.has_migrations = True
+        if isinstance(row.key, tuple):
+            history.out_of_order.discard(row.key)
+            if row.key <= newest:
+                history.out_of_order.add(row.key)
+            newest = max(newest, row.key)
+    return history
+
+
+def exists(connection: Connection[Any]) -> bool:
+    """Say whether there is a table."""
+    ((found,),) = select(connection, _EXISTS)
+    return bool(found)
 
 
 def create(connection: Connection[Any]) -> None:
     """Make the table as Flyway makes it, when it is missing."""
-    ((found,),) = select(connection, "select pg_catalog.to_regclass('public.flyway_schema_history') is not null")
-    if not found:
-        connection.execute(_CREATE)
+    if not exists(connection):
+        connection.execute(CREATE)
 
 
-def read(connection: Connection[Any]) -> Entries:
-    """Return what happened to each version, by `version_order`; nothing when there is no table."""
-    ((found,),) = select(connection, "select pg_catalog.to_regclass('public.flyway_schema_history') is not null")
-    if not found:
-        return {}
+def read(connection: Connection[Any]) -> History:
+    """Return what happened to each migration; nothing when there is no table."""
+    if not exists(connection):
+        return History()
+    # A row of type SCHEMA tells of a schema that Flyway made, not of a migration.
     rows = select(
         connection,
-        "select version, description, type, script, checksum, installed_on, execution_time, success"
-        " from public.flyway_schema_history where version is not null order by installed_rank",
+        "select installed_rank, version, description, type, script, checksum, installed_on, execution_time, success"
+        " from public.flyway_schema_history where type <> 'SCHEMA' order by installed_rank",
     )
-    entries: Entries = {}
-    for row in rows:
-        entry = Entry(*row)
-        order = version_order(entry.version)
-        if entry.kind == "DELETE" or entry.kind.startswith("UNDO"):
-            entries.pop(order, None)
-        else:
-            entries[order] = entry
-    return entries
+    return history_of(Entry(*row) for row in rows)
+
+
+def last_rank(connection: Connection[Any]) -> int | None:
+    """Return the number of the last row, 0 when there is none, or None when there is no table."""
+    if not exists(connection):
+        return None
+    ((rank,),) = select(connection, "select coalesce(max(installed_rank), 0) from public.flyway_schema_history")
+    return int(rank)
+
+
+_INSERT: LiteralString = (
+    "insert into public.flyway_schema_history"
+    " (installed_rank, version, description, type, script, checksum, installed_by, execution_time, success)"
+    " select coalesce(max(installed_rank), 0) + 1, %s::varchar, %s::varchar, %s::varchar, %s::varchar, %s::int,"
+    " current_user, %s::int, %s::boolean from public.flyway_schema_history"
+)
 
 
 def record(connection: Connection[Any], migration: Migration, milliseconds: int) -> None:
     """Write that *migration* was applied, in the transaction that applied it."""
+    names = (migration.version, migration.description, "SQL", migration.script, migration.checksum)
+    connection.execute(_INSERT, (*names, milliseconds, True))
+
+
+def record_baseline(connection: Connection[Any], version: str, description: str) -> None:
+    """Write that everything up to *version* is there already."""
+    connection.execute(_INSERT, (version, description, "BASELINE", description, None, 0, True))
+
+
+def record_deleted(connection: Connection[Any], entry: Entry) -> None:
+    """Write that *entry* counts no longer."""
+    names = (entry.version, entry.description, "DELETE", entry.script, entry.checksum)
+    connection.execute(_INSERT, (*names, 0, entry.success))
+
+
+def remove_failed(connection: Connection[Any]) -> None:
+    """Delete the rows of failed migrations."""
+    connection.execute("delete from public.flyway_schema_history where not success")
+
+
+def realign(connection: Connection[Any], entry: Entry, migration: Migration) -> None:
+    """Let *entry* say what the file says. As Flyway does, the script's name stays."""
     connection.execute(
-        "insert into public.flyway_schema_history"
-        " (installed_rank, version, description, type, script, checksum,"
-        "  installed_by, execution_time, success)"
-        " select coalesce(max(installed_rank), 0) + 1, %s::varchar, %s::varchar, 'SQL', %s::varchar, %s::int,"
-        " current_user, %s::int, true from public.flyway_schema_history",
-        (migration.version, migration.description, migration.script, migration.checksum, milliseconds),
+        "update public.flyway_schema_history set description = %s, type = 'SQL', checksum = %s"
+        " where installed_rank = %s",
+        (migration.description, migration.checksum, entry.rank),
     )
-
-
-def is_covered(migration: Migration, entries: Mapping[tuple[int, ...], Entry]) -> bool:
-    """Say whether nothing is left to do: the version was applied, or lies below Flyway's baseline."""
-    baselines = [order for order, entry in entries.items() if entry.kind == "BASELINE"]
-    return migration.order in entries or any(migration.order <= order for order in baselines)
-
-
-def check(files: Sequence[Migration], entries: Entries) -> None:
-    """Make sure that the database and the files tell the same story.
-
-    Raises:
-        MigrationError: a migration failed under Flyway, was changed after it was applied, is unknown here, or
-            would have to be applied below one that is there already.
-    """
-    known = {migration.order: migration for migration in files}
-    for order, entry in entries.items():
-        if not entry.success:
-            raise MigrationError(f"{entry.script} failed when it was applied: repair the database and the history")
-        migration = known.get(order)
-        if migration is not None:
-            _check_unchanged(migration, entry)
-        elif entry.kind != "BASELINE" and not entry.is_e2e:
-            raise MigrationError(_unknown(entry, files))
-    newest = max((order for order, entry in entries.items() if not entry.is_e2e), default=())
-    for migration in files:
-        if migration.order < newest and not migration.is_e2e and not is_covered(migration, entries):
-            raise MigrationError(f"{migration.script} is older than what the database has, but was never applied")
-
-
-def _check_unchanged(migration: Migration, entry: Entry) -> None:
-    if entry.kind == "SQL" and entry.checksum is not None and entry.checksum != migration.checksum:
-        raise MigrationError(
-            f"{migration.script} was changed after it was applied: its checksum is {migration.checksum}, "
-            f"the history has {entry.checksum}"
-        )
-
-
-def _unknown(entry: Entry, files: Sequence[Migration]) -> str:
-    first, last = files[0], files[-1]
-    supported = f"versions {first.version} to {last.version} are supported"
-    if version_order(entry.version) > last.order:
-        return f"the database is newer than this installation: it has version {entry.version}, {supported}"
-    return f"the database has version {entry.version} ({entry.script}), which has no file: {supported}"

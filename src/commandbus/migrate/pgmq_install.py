@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from commandbus.errors import PgmqMissingError, PgmqTooOldError
@@ -14,13 +15,16 @@ if TYPE_CHECKING:
 OLDEST_PGMQ = (1, 10)
 
 
-def ensure_pgmq(connection: Connection[Any]) -> str | None:
-    """Install PGMQ's SQL where the server neither has PGMQ nor offers the extension, which V001 creates.
+@dataclass(frozen=True, slots=True)
+class PgmqSql:
+    """PGMQ's own SQL, which must run with a search_path of pg_catalog only."""
 
-    Runs inside the caller's transaction and lock.
+    version: str
+    text: str
 
-    Returns:
-        The version installed now, or None when nothing was done.
+
+def needed_pgmq(connection: Connection[Any]) -> PgmqSql | None:
+    """Return what must be installed: nothing where the server has PGMQ, or offers the extension, which V001 creates.
 
     Raises:
         PgmqTooOldError: the PGMQ that is there or on offer is older than 1.10.
@@ -38,26 +42,35 @@ def ensure_pgmq(connection: Connection[Any]) -> str | None:
         raise PgmqTooOldError("the database has a PGMQ older than 1.10: update it first")
     if not is_there and on_offer is not None and _version(on_offer) < OLDEST_PGMQ:
         raise PgmqTooOldError(f"the server offers PGMQ {on_offer}, older than 1.10: update the server's package")
-    if is_there or on_offer is not None:
+    return None if is_there or on_offer is not None else _packaged()
+
+
+def ensure_pgmq(connection: Connection[Any]) -> str | None:
+    """Install what is needed, inside the caller's transaction and lock; return its version, or None.
+
+    Raises:
+        As `needed_pgmq`.
+    """
+    needed = needed_pgmq(connection)
+    if needed is None:
         return None
-    return _install(connection)
+    with translated("PGMQ", text=needed.text):
+        path = search_path(connection)
+        connection.execute("set local search_path = pg_catalog, pg_temp")
+        connection.execute(needed.text.encode(), prepare=False)
+        connection.execute("select pg_catalog.set_config('search_path', %s, true)", (path,))
+    return needed.version
 
 
-def _install(connection: Connection[Any]) -> str:
+def _packaged() -> PgmqSql:
     from pgmq.install import PGMQInstallError, get_embedded_install_sql, get_embedded_sql_version
 
     try:
-        version, text = get_embedded_sql_version(), get_embedded_install_sql()
+        return PgmqSql(get_embedded_sql_version(), get_embedded_install_sql())
     except PGMQInstallError:
         raise PgmqMissingError(
             "the server has no PGMQ and the pgmq package brings no SQL: install the extension"
         ) from None
-    with translated("PGMQ", text=text):
-        path = search_path(connection)
-        connection.execute("set local search_path = pg_catalog, pg_temp")
-        connection.execute(text.encode(), prepare=False)
-        connection.execute("select pg_catalog.set_config('search_path', %s, true)", (path,))
-    return version
 
 
 def _version(text: str) -> tuple[int, ...]:

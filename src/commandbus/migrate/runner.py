@@ -1,58 +1,30 @@
-"""Bring a database to the state the migration files describe, or say how far it is from there."""
+"""Bring a database to the state the migration files describe, or say what that would take."""
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from commandbus.errors import InvalidArgumentError, MigrationError
 from commandbus.migrate import history
 from commandbus.migrate.connection import connected, locked_transaction, select, translated
 from commandbus.migrate.files import Migration, discover, version_order
-from commandbus.migrate.pgmq_install import ensure_pgmq
+from commandbus.migrate.pgmq_install import ensure_pgmq, needed_pgmq
+from commandbus.migrate.placeholders import NO_PLACEHOLDERS, Placeholders
+from commandbus.migrate.script import psql_script
+from commandbus.migrate.states import MigrationInfo, MigrationState, all_states, problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from datetime import datetime
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from psycopg import Connection
 
+    from commandbus.migrate.history import History
+
 logger = logging.getLogger(__name__)
-
-
-class MigrationState(StrEnum):
-    """How a migration stands in one database."""
-
-    APPLIED = "applied"
-    PENDING = "pending"
-    OPTIONAL = "optional"  # for tests only, and not asked for
-    BASELINE = "baseline"  # at or below the version Flyway took over at
-    CHANGED = "changed"  # the file is not what was applied
-    FAILED = "failed"  # Flyway recorded a failure
-    UNKNOWN = "unknown"  # applied, but there is no file
-
-
-@dataclass(frozen=True, slots=True)
-class MigrationInfo:
-    """One migration, seen from the files and the database.
-
-    Attributes:
-        checksum: of the file, or of the history where there is no file.
-        installed_on: server's local time without zone; None while not applied.
-        execution_time: milliseconds; None while not applied.
-    """
-
-    version: str
-    description: str
-    script: str
-    state: MigrationState
-    checksum: int | None
-    installed_on: datetime | None = None
-    execution_time: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +42,42 @@ class MigrateResult:
     installed_pgmq: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class MigrationPlan:
+    """What `migrate` would do now.
+
+    Attributes:
+        migrations: what it would apply, in order.
+        installs_pgmq: version of the PGMQ that it would install, or None.
+        sql: a script for psql that does the same, history included.
+    """
+
+    migrations: tuple[Migration, ...]
+    installs_pgmq: str | None
+    sql: str = field(repr=False)
+
+
 def migrate(
     url_or_connection: str | Connection[Any],
     *,
     directories: Path | str | Iterable[Path | str] | None = None,
     target: str | None = None,
     with_e2e: bool = False,
+    placeholders: Mapping[str, str] | None = NO_PLACEHOLDERS,
     on_progress: Callable[[Migration, float], None] | None = None,
 ) -> MigrateResult:
     """Apply every pending migration, each in one transaction together with its row in the history.
 
-    Any number of processes may do so at once: one applies, the others wait and find it done. PGMQ comes
-    first, where the server neither has nor offers it.
+    Versions come first, in their order, then the repeatable migrations that are new or have changed. Any number of
+    processes may do so at once: one applies, the others wait and find it done. PGMQ is installed before, where the
+    server neither has nor offers it.
 
     Args:
         url_or_connection: a PostgreSQL URL or key=value list, or an idle connection in autocommit mode.
         directories: where the files are; by default the library's own.
         target: the last version to apply; by default the newest.
-        with_e2e: also the files for tests, whose descriptions begin with "e2e".
+        with_e2e: also the files for tests, whose descriptions begin with "e2e", in whatever order they come.
+        placeholders: values for ``${name}`` in files; None leaves that text alone.
         on_progress: called after each commit with the migration and its seconds.
 
     Returns:
@@ -102,17 +92,19 @@ def migrate(
         InvalidArgumentError: *target* is no known version, or *url_or_connection* is unusable.
     """
     files = discover(directories)
-    wanted = _select_wanted(files, target, with_e2e)
+    _check_wanted(files, target, with_e2e)
     applied: list[Migration] = []
     installed_pgmq: str | None = None
     with connected(url_or_connection) as connection:
-        entries = history.read(connection)
-        history.check(files, entries)
-        pending = [migration for migration in wanted if not history.is_covered(migration, entries)]
+        values = Placeholders(connection, placeholders)
+        files = values.settle(files)
+        wanted = _wanted(files, target, with_e2e)
+        pending = _pending(connection, files, wanted)
+        texts = [values.sql(migration) for migration in pending]  # all of them, before anything is changed
         if pending:
             installed_pgmq = _prepare(connection)
-        for migration in pending:
-            seconds = _apply(connection, migration, files)
+        for migration, text in zip(pending, texts, strict=True):
+            seconds = _apply(connection, migration, text, files)
             if seconds is not None:
                 applied.append(migration)
                 if on_progress is not None:
@@ -121,18 +113,45 @@ def migrate(
     return MigrateResult(tuple(applied), skipped, installed_pgmq)
 
 
+def plan(
+    url_or_connection: str | Connection[Any],
+    *,
+    directories: Path | str | Iterable[Path | str] | None = None,
+    target: str | None = None,
+    with_e2e: bool = False,
+    placeholders: Mapping[str, str] | None = NO_PLACEHOLDERS,
+) -> MigrationPlan:
+    """Return what `migrate` with the same arguments would do now; nothing is changed or locked.
+
+    Raises:
+        As `migrate`, but for what only running the files shows.
+    """
+    files = discover(directories)
+    _check_wanted(files, target, with_e2e)
+    with connected(url_or_connection) as connection:
+        values = Placeholders(connection, placeholders)
+        files = values.settle(files)
+        pending = _pending(connection, files, _wanted(files, target, with_e2e))
+        pgmq = needed_pgmq(connection) if pending else None
+        texts = [(migration, values.sql(migration)) for migration in pending]
+        sql = psql_script(connection.info.dbname, pgmq, texts, last_rank=history.last_rank(connection))
+    return MigrationPlan(tuple(pending), None if pgmq is None else pgmq.version, sql)
+
+
 def info(
     url_or_connection: str | Connection[Any],
     *,
     directories: Path | str | Iterable[Path | str] | None = None,
     with_e2e: bool = False,
+    placeholders: Mapping[str, str] | None = NO_PLACEHOLDERS,
 ) -> list[MigrationInfo]:
-    """Return how each file, and each recorded version without a file, stands; in version order.
+    """Return how each file, and each recorded migration without a file, stands; in the order they are applied.
 
     Raises:
         As `migrate`, except for what the history says: that is in the states.
     """
-    return _info(url_or_connection, discover(directories), with_e2e)
+    files, past = _look(url_or_connection, discover(directories), placeholders)
+    return all_states(files, past, with_e2e=with_e2e)
 
 
 def validate(
@@ -140,69 +159,64 @@ def validate(
     *,
     directories: Path | str | Iterable[Path | str] | None = None,
     with_e2e: bool = False,
+    placeholders: Mapping[str, str] | None = NO_PLACEHOLDERS,
 ) -> list[MigrationInfo]:
     """Make sure that the database has exactly what the files say; return what `info` returns.
 
     Raises:
-        MigrationError: a migration is pending, changed, failed or unknown; the text names it.
+        MigrationError: a migration is pending, changed, failed or unknown; the text names each.
     """
-    files = discover(directories)
-    with connected(url_or_connection) as connection:
-        history.check(files, history.read(connection))
-        found = _info(connection, files, with_e2e)
-    for migration in found:
-        if migration.state is MigrationState.PENDING:
-            raise MigrationError(f'{migration.script} is not applied: run "commandbus migrate"')
+    files, past = _look(url_or_connection, discover(directories), placeholders)
+    found = all_states(files, past, with_e2e=with_e2e)
+    todo = {
+        MigrationState.PENDING: "is not applied",
+        MigrationState.OUTDATED: "was changed and is not applied again",
+    }
+    unfinished = (f'{row.script} {todo[row.state]}: run "commandbus migrate"' for row in found if row.state in todo)
+    wrong = [*problems(files, past), *unfinished]
+    if wrong:
+        raise MigrationError(*wrong)
     return found
 
 
-def _info(url_or_connection: str | Connection[Any], files: list[Migration], with_e2e: bool) -> list[MigrationInfo]:
+def _look(
+    url_or_connection: str | Connection[Any], files: list[Migration], placeholders: Mapping[str, str] | None
+) -> tuple[list[Migration], History]:
     with connected(url_or_connection) as connection:
-        entries = history.read(connection)
-    found = {migration.order: _file_info(migration, entries, with_e2e) for migration in files}
-    found |= {order: _entry_info(entry) for order, entry in entries.items() if order not in found}
-    return [found[order] for order in sorted(found)]
+        return Placeholders(connection, placeholders).settle(files), history.read(connection)
 
 
-def _file_info(migration: Migration, entries: history.Entries, with_e2e: bool) -> MigrationInfo:
-    names = (migration.version, migration.description, migration.script)
-    entry = entries.get(migration.order)
-    if entry is None:
-        if history.is_covered(migration, entries):
-            state = MigrationState.BASELINE
-        else:
-            optional = migration.is_e2e and not with_e2e
-            state = MigrationState.OPTIONAL if optional else MigrationState.PENDING
-        return MigrationInfo(*names, state, migration.checksum)
-    if not entry.success:
-        state = MigrationState.FAILED
-    elif entry.kind == "BASELINE":
-        state = MigrationState.BASELINE
-    else:
-        same = entry.checksum in (None, migration.checksum)
-        state = MigrationState.APPLIED if same else MigrationState.CHANGED
-    return MigrationInfo(*names, state, migration.checksum, entry.installed_on, entry.execution_time)
-
-
-def _entry_info(entry: history.Entry) -> MigrationInfo:
-    state = MigrationState.BASELINE if entry.kind == "BASELINE" else MigrationState.UNKNOWN
-    names = (entry.version, entry.description, entry.script)
-    return MigrationInfo(*names, state, entry.checksum, entry.installed_on, entry.execution_time)
-
-
-def _select_wanted(files: list[Migration], target: str | None, with_e2e: bool) -> list[Migration]:
+def _check_wanted(files: list[Migration], target: str | None, with_e2e: bool) -> None:
     if with_e2e and not any(migration.is_e2e for migration in files):
         raise InvalidArgumentError("with_e2e", "there is no migration for tests; installed packages have none")
-    wanted = [migration for migration in files if with_e2e or not migration.is_e2e]
     if target is None:
-        return wanted
+        return
     try:
         last = version_order(target)
     except ValueError:
         last = ()
-    if last not in {migration.order for migration in files}:
+    if last not in {migration.key for migration in files}:
         raise InvalidArgumentError("target", f"no migration has version {target!r}")
-    return [migration for migration in wanted if migration.order <= last]
+
+
+def _wanted(files: list[Migration], target: str | None, with_e2e: bool) -> list[Migration]:
+    """Choose among the files. Repeatable ones have no version and come with every target, as in Flyway."""
+    wanted = [migration for migration in files if with_e2e or not migration.is_e2e]
+    if target is None:
+        return wanted
+    last = version_order(target)
+    return [migration for migration in wanted if isinstance(migration.key, str) or migration.key <= last]
+
+
+def _pending(connection: Connection[Any], files: list[Migration], wanted: list[Migration]) -> list[Migration]:
+    past = history.read(connection)
+    _check(files, past)
+    return [migration for migration in wanted if not past.covers(migration)]
+
+
+def _check(files: list[Migration], past: History) -> None:
+    if wrong := list(problems(files, past)):
+        raise MigrationError(*wrong)
 
 
 def _prepare(connection: Connection[Any]) -> str | None:
@@ -211,17 +225,17 @@ def _prepare(connection: Connection[Any]) -> str | None:
         return ensure_pgmq(connection)
 
 
-def _apply(connection: Connection[Any], migration: Migration, files: list[Migration]) -> float | None:
+def _apply(connection: Connection[Any], migration: Migration, text: str, files: list[Migration]) -> float | None:
     """Apply one file; return its seconds, or None when somebody was faster."""
     with translated(migration.script), locked_transaction(connection):
-        entries = history.read(connection)
-        history.check(files, entries)
-        if history.is_covered(migration, entries):
+        past = history.read(connection)
+        _check(files, past)
+        if past.covers(migration):
             return None
         transaction = _transaction_id(connection)
         started = time.monotonic()
-        with translated(migration.script, text=migration.text):
-            connection.execute(migration.text.encode(), prepare=False)
+        with translated(migration.script, text=text):
+            connection.execute(text.encode(), prepare=False)
         seconds = time.monotonic() - started
         if _transaction_id(connection) != transaction:
             raise MigrationError(f"{migration.script} ends its own transaction: remove its commit or rollback")

@@ -1,0 +1,69 @@
+"""A migration as a script for psql, which leaves a database and its history as the runner would."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from commandbus.migrate.connection import LOCK_KEY, OPENING
+from commandbus.migrate.history import CREATE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from commandbus.migrate.files import Migration
+    from commandbus.migrate.pgmq_install import PgmqSql
+
+_BEGIN = "".join(
+    f"{statement};\n" for statement in ("begin", *OPENING, f"select pg_catalog.pg_advisory_xact_lock({LOCK_KEY})")
+)
+# Written first, and with its rank: where somebody migrated meanwhile, the file is refused before it begins.
+_RECORD = sql.SQL(
+    "insert into public.flyway_schema_history\n"
+    "    (installed_rank, version, description, type, script, checksum, installed_by, execution_time, success)\n"
+    "    values ({}, {}, {}, 'SQL', {}, {}, current_user, 0, true);\n"
+)
+_TIME = (
+    "update public.flyway_schema_history set execution_time ="
+    " extract(epoch from clock_timestamp() - transaction_timestamp()) * 1000 where installed_rank = {};\n"
+)
+# A file may end in a comment, or without a semicolon.
+_END_OF_FILE = "\n;\n"
+
+
+def psql_script(
+    database: str, pgmq: PgmqSql | None, migrations: Sequence[tuple[Migration, str]], *, last_rank: int | None
+) -> str:
+    """Return the script.
+
+    Args:
+        database: its name, for the comment.
+        pgmq: what to install before.
+        migrations: what to apply, each with the SQL to run.
+        last_rank: of the history's rows; None when there is no history.
+    """
+    head = f"-- commandbus: what is pending in database {database!r}.\n"
+    if not migrations:
+        return f"{head}-- Nothing is.\n"
+    parts = [f"{head}\\set ON_ERROR_STOP on\n"]
+    if last_rank is None or pgmq is not None:
+        parts.append(_preparation(pgmq))
+    parts += [_one_file(*each, rank) for rank, each in enumerate(migrations, (last_rank or 0) + 1)]
+    return "\n".join(parts)
+
+
+def _preparation(pgmq: PgmqSql | None) -> str:
+    text = f"-- The history, as Flyway makes it.\n{_BEGIN}{CREATE};\n"
+    if pgmq is not None:
+        path = "set local search_path = pg_catalog, pg_temp;\n"
+        text += f"\n-- PGMQ {pgmq.version}\n{path}{pgmq.text}{_END_OF_FILE}"
+    return f"{text}commit;\n"
+
+
+def _one_file(migration: Migration, text: str, rank: int) -> str:
+    names = (migration.version, migration.description, migration.script, migration.checksum)
+    record = _RECORD.format(rank, *names).as_string(None)
+    return (
+        f"-- {migration.script}\n{_BEGIN}{record}{text}{_END_OF_FILE}{_TIME.format(rank)}reset search_path;\ncommit;\n"
+    )

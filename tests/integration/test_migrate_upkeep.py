@@ -1,0 +1,172 @@
+"""Repeatable migrations, placeholders, plans, baselines and repairs, without Flyway; tests/flyway has both."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from commandbus.embedded import psql_path
+from commandbus.errors import InvalidArgumentError, MigrationError
+from commandbus.migrate import MigrationState, baseline, info, migrate, packaged_directory, plan, repair, validate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support import Server
+
+HISTORY = (
+    "select installed_rank, version, description, type, script, checksum, installed_by, success"
+    " from public.flyway_schema_history order by installed_rank"
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A table, and a repeatable view on it."""
+    (tmp_path / "V1__first.sql").write_text("create table public.first (id int)")
+    (tmp_path / "R__view.sql").write_text("create or replace view public.v as select 1 as one -- the end")
+    return tmp_path
+
+
+def query(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement, none when it returns none."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def psql(url: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as a person would."""
+    command = (str(psql_path()), "--no-psqlrc", "--quiet", "--dbname", url)
+    return subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+
+
+def applied(url: str, directory: Path, **options: Any) -> list[str]:
+    """Migrate; return the scripts that were applied."""
+    return [migration.script for migration in migrate(url, directories=directory, **options).applied]
+
+
+def test_a_repeatable_migration_is_applied_again_when_it_has_changed(empty_database_url: str, files: Path) -> None:
+    assert applied(empty_database_url, files) == ["V1__first.sql", "R__view.sql"]
+    assert applied(empty_database_url, files) == []
+    (files / "R__view.sql").write_text("create or replace view public.v as select 2 as one")
+    assert info(empty_database_url, directories=files)[-1].state is MigrationState.OUTDATED
+    assert applied(empty_database_url, files) == ["R__view.sql"]
+    assert query(empty_database_url, "table public.v") == [(2,)]
+    validate(empty_database_url, directories=files)
+
+
+def test_a_repeatable_migration_depends_on_the_values_of_its_placeholders(empty_database_url: str, files: Path) -> None:
+    (files / "R__view.sql").write_text("create or replace view public.v as select ${n} as one")
+    assert applied(empty_database_url, files, placeholders={"n": "1"}) == ["V1__first.sql", "R__view.sql"]
+    assert applied(empty_database_url, files, placeholders={"N": "1"}) == []
+    assert applied(empty_database_url, files, placeholders={"n": "2"}) == ["R__view.sql"]
+    assert query(empty_database_url, "table public.v") == [(2,)]
+
+
+def test_an_unknown_placeholder_is_named_with_file_and_line_before_anything_runs(
+    empty_database_url: str, files: Path
+) -> None:
+    (files / "V2__later.sql").write_text("select 1;\n\n-- ${owner} is nobody\n")
+    with pytest.raises(MigrationError, match=r"^V2__later\.sql line 3: the placeholder \$\{owner\} has no value"):
+        migrate(empty_database_url, directories=files)
+    assert query(empty_database_url, "select to_regclass('public.flyway_schema_history')") == [(None,)]
+
+
+@pytest.mark.parametrize("name", ["", "a}b"])
+def test_a_malformed_name_of_a_placeholder_is_refused(empty_database_url: str, files: Path, name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="is not the name of a placeholder"):
+        migrate(empty_database_url, directories=files, placeholders={name: "x"})
+
+
+def test_a_plan_says_what_migrate_does_and_changes_nothing(empty_database_url: str) -> None:
+    planned = plan(empty_database_url, with_e2e=True)
+    assert query(empty_database_url, "select count(*) from pg_namespace where nspname in ('pgmq', 'e2e')") == [(0,)]
+    result = migrate(empty_database_url, with_e2e=True)
+    assert (planned.migrations, planned.installs_pgmq) == (result.applied, result.installed_pgmq)
+    again = plan(empty_database_url, with_e2e=True)
+    assert (again.migrations, again.installs_pgmq) == ((), None)
+    assert "Nothing is." in again.sql
+
+
+def test_a_plans_script_run_by_psql_leaves_what_migrate_leaves(server: Server, empty_database_url: str) -> None:
+    done = psql(empty_database_url, plan(empty_database_url, with_e2e=True).sql)
+    assert (done.returncode, done.stderr) == (0, "")
+    validate(empty_database_url, with_e2e=True)
+    with server.database() as url:
+        migrate(url, with_e2e=True)
+        assert query(empty_database_url, HISTORY) == query(url, HISTORY)
+
+
+def test_a_plans_script_goes_on_where_the_history_ends(empty_database_url: str, files: Path) -> None:
+    migrate(empty_database_url, directories=files)
+    (files / "R__view.sql").write_text("create or replace view public.v as select ${n} as one -- no semicolon")
+    script = plan(empty_database_url, directories=files, placeholders={"n": "7"}).sql
+    assert psql(empty_database_url, script).returncode == 0
+    assert query(empty_database_url, "table public.v") == [(7,)]
+    validate(empty_database_url, directories=files, placeholders={"n": "7"})
+
+
+def test_a_plans_script_that_comes_too_late_changes_nothing(empty_database_url: str, files: Path) -> None:
+    migrate(empty_database_url, directories=files)
+    (files / "R__view.sql").write_text("create or replace view public.v as select 2 as one")
+    script = plan(empty_database_url, directories=files).sql
+    migrate(empty_database_url, directories=files)
+    before = query(empty_database_url, HISTORY)
+    done = psql(empty_database_url, script)
+    assert done.returncode == 3
+    assert "flyway_schema_history_pk" in done.stderr
+    assert query(empty_database_url, HISTORY) == before
+
+
+def test_a_baseline_stands_for_everything_up_to_its_version(empty_database_url: str, files: Path) -> None:
+    assert baseline(empty_database_url, version="1", description="made by hand")
+    assert not baseline(empty_database_url, version="001", description="made by hand")
+    assert [row.state for row in info(empty_database_url, directories=files)] == ["baseline", "pending"]
+    assert applied(empty_database_url, files) == ["R__view.sql"]
+
+
+@pytest.mark.parametrize("version", ["", "x", "1..2", "-1", "1" * 51])
+def test_a_baseline_of_no_version_is_refused(empty_database_url: str, version: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="version: "):
+        baseline(empty_database_url, version=version)
+    assert query(empty_database_url, "select to_regclass('public.flyway_schema_history')") == [(None,)]
+
+
+def test_a_repair_without_a_history_does_nothing(empty_database_url: str, files: Path) -> None:
+    result = repair(empty_database_url, directories=files)
+    assert (result.removed, result.deleted, result.realigned) == ((), (), ())
+
+
+def test_a_repair_leaves_migrations_for_tests_in_the_history(empty_database_url: str, files: Path) -> None:
+    e2e = files / "V0.5__e2e_tables.sql"
+    e2e.write_text("create table public.for_tests ()")
+    migrate(empty_database_url, directories=files, with_e2e=True)
+    e2e.unlink()
+    assert repair(empty_database_url, directories=files).deleted == ()
+
+
+def test_every_problem_is_named_at_once(empty_database_url: str, files: Path) -> None:
+    migrate(empty_database_url, directories=files)
+    (files / "V1__first.sql").write_text("select 1")
+    (files / "R__view.sql").unlink()
+    (files / "V0.1__late.sql").write_text("select 1")
+    (files / "V2__new.sql").write_text("select 1")
+    with pytest.raises(MigrationError) as caught:
+        validate(empty_database_url, directories=files)
+    assert [problem.split(" ")[0] for problem in caught.value.problems if problem.startswith("V")] == [
+        "V1__first.sql",
+        "V0.1__late.sql",
+        "V2__new.sql",
+    ]
+    assert "the database has R__view.sql, which has no file" in caught.value.problems
+    assert "\n" not in str(caught.value)
+
+
+def test_the_packaged_files_need_no_placeholders(empty_database_url: str) -> None:
+    with_values = plan(empty_database_url, with_e2e=True, directories=packaged_directory())
+    without = plan(empty_database_url, with_e2e=True, directories=packaged_directory(), placeholders=None)
+    assert with_values.sql == without.sql
