@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg
@@ -152,7 +152,12 @@ async def test_a_worker_makes_partitions_but_only_an_operator_removes_the_past(
         for (table,) in owner.execute("select relname from pg_class where relname ~ '^audit_y....m..$'").fetchall():
             owner.execute(f"drop table commandbus.{table}".encode())
     assert len((await Maintenance(app).run()).partitions_made) > 1
-    keeping = {"keep_commands_days": 1, "keep_audit_days": 1, "keep_archives_days": 1, "keep_replies_days": 1}
+    keeping: dict[str, Any] = {
+        "keep_commands_days": 1,
+        "keep_audit_days": 1,
+        "keep_archives_days": 1,
+        "keep_replies_days": 1,
+    }
     with pytest.raises(InsufficientPrivilege):
         await Maintenance(app, app.settings.replace(**keeping)).run()
     async with CommandBusPool(database_url=login(url, names.operator), **keeping) as operators:
