@@ -47,6 +47,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def commandbus_server(server: Server) -> Server:
+    """The same, for the fixtures that users have."""
+    return server
+
+
+@pytest.fixture(scope="session")
 def template_database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a database migrated once, V001 and V002, that nobody is connected to."""
     with server.database() as url:

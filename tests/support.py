@@ -6,30 +6,26 @@ import os
 import pwd
 import shutil
 import subprocess
-import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import quote, urlencode
 
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from commandbus._postmaster import make_private, run_program
-from commandbus.embedded import EmbeddedServer
 from commandbus.errors import EmbeddedServerError
+from commandbus.testing import DatabaseServer, temporary_server
+from commandbus.testing.server import FAST as FAST
+from commandbus.testing.server import scratch_directory as scratch_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEBIAN_BINARIES = Path("/usr/lib/postgresql/15/bin")
-# A crash of PostgreSQL loses nothing without fsync; only a crash of the machine would.
-FAST = {"fsync": "off"}
 
 RECOUNT = """
 select batch.domain, batch.batch_id::text,
@@ -60,87 +56,24 @@ def missing(reason: str) -> NoReturn:
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server of the tests' own, whose databases they create and drop.
-
-    Attributes:
-        kind: "embedded", "15", "url" or "container".
-        maintenance_url: a database to create others from.
-        embedded: its handle, to stop and start it; None for the other kinds.
-    """
-
-    kind: str
-    maintenance_url: str
-    embedded: EmbeddedServer | None = None
-
-    def url(self, database: str) -> str:
-        """Return the URL of *database*."""
-        parts = {**conninfo_to_dict(self.maintenance_url), "dbname": database}
-        query = urlencode({name: value for name, value in parts.items() if name != "dbname"}, quote_via=quote)
-        return f"postgresql:///{quote(database, safe='')}?{query}"
-
-    @staticmethod
-    def database_name(url: str) -> str:
-        """Return the name of the database that a URL leads to."""
-        return str(conninfo_to_dict(url)["dbname"])
-
-    def create_database(self, name: str, template: str = "template0") -> str:
-        """Create a database as a copy of *template* and return its URL."""
-        # Without fsync a file copy takes 28 ms, a copy through the WAL 34 to 50 ms.
-        statement = sql.SQL("create database {} template {} strategy file_copy")
-        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
-        return self.url(name)
-
-    def drop_database(self, name: str) -> None:
-        """Drop a database and end its connections."""
-        self._execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+class Server(DatabaseServer):
+    """A server of the tests' own."""
 
     def set_path(self, url: str, search_path: str) -> None:
         """Let every session in a database begin with this search_path, unless it asks for another."""
         statement = sql.SQL("alter database {} set search_path = {}")
-        self._execute(statement.format(sql.Identifier(self.database_name(url)), sql.Literal(search_path)))
-
-    @contextmanager
-    def database(self, template: str = "template0") -> Iterator[str]:
-        """Give the URL of a fresh database, dropped afterwards."""
-        name = f"commandbus_test_{os.getpid()}_{next(_numbers)}"
-        try:
-            yield self.create_database(name, template)
-        finally:
-            self.drop_database(name)
-
-    def _execute(self, statement: sql.Composed) -> None:
-        with psycopg.connect(self.maintenance_url, autocommit=True) as connection:
-            connection.execute(statement)
-
-
-_numbers = count(1)
-
-
-@contextmanager
-def scratch_directory() -> Iterator[Path]:
-    """Give a directory that every user may enter, with a path short enough for sockets."""
-    path = Path(tempfile.mkdtemp(prefix="cb-", dir="/tmp"))
-    path.chmod(0o755)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
+        self.execute(statement.format(sql.Identifier(self.database_name(url)), sql.Literal(search_path)))
 
 
 @contextmanager
 def embedded_server() -> Iterator[Server]:
     """Give PostgreSQL 18 from the wheel."""
-    with scratch_directory() as directory:
-        handle = EmbeddedServer(directory / "data", settings=FAST)
+    with ExitStack() as stack:
         try:
-            handle.start()
+            server = stack.enter_context(temporary_server())
         except EmbeddedServerError as error:
             missing(str(error))
-        try:
-            yield Server("embedded", handle.url(), handle)
-        finally:
-            handle.destroy()
+        yield Server(server.maintenance_url, server.embedded)
 
 
 @contextmanager
@@ -164,7 +97,7 @@ def debian_server() -> Iterator[Server]:
             file.write(settings)
         run("pg_ctl", "start", "-w", "-s", "-l", str(log))
         try:
-            yield Server("15", f"postgresql://postgres@/postgres?host={data}&port=5432")
+            yield Server(f"postgresql://postgres@/postgres?host={data}&port=5432")
         finally:
             run("pg_ctl", "stop", "-w", "-s", "-m", "fast")
 
@@ -175,7 +108,7 @@ def url_server() -> Iterator[Server]:
     url = os.environ.get("COMMANDBUS_TEST_DATABASE_URL")
     if not url:
         missing("COMMANDBUS_TEST_DATABASE_URL is not set")
-    yield Server("url", url)
+    yield Server(url)
 
 
 @contextmanager
@@ -189,7 +122,7 @@ def container_server() -> Iterator[Server]:
     from testcontainers.postgres import PostgresContainer
 
     with PostgresContainer("postgres:18", driver=None) as container:
-        yield Server("container", container.get_connection_url())
+        yield Server(container.get_connection_url())
 
 
 @contextmanager

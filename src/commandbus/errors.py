@@ -26,16 +26,20 @@ CommandBusError
 │   ├── PgmqMissingError
 │   ├── PgmqTooOldError
 │   ├── NotMigratedError
+│   │   └── MissingTablesError                         names them
 │   └── SchemaTooNewError
 ├── MigrationError
 ├── EmbeddedServerError
+├── ClusterError                                       no way to a PostgreSQL inside a Kubernetes cluster
+│   ├── ServiceNotFoundError
+│   └── PodNotReadyError (also TimeoutError)
 └── PoolTimeoutError (also TimeoutError)               all connections are in use
 
 Codes are the SQLSTATEs of the functions in schema ``commandbus``; `from_sqlstate` is the only place that maps
 them. All errors can be pickled. None of their texts contains a payload or a password.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 from uuid import UUID
@@ -266,6 +270,18 @@ class NotMigratedError(SchemaError):
     """Schema ``commandbus`` is missing or incomplete."""
 
 
+class MissingTablesError(NotMigratedError):
+    """Tables that a migration makes are not there.
+
+    Attributes:
+        tables: their names with schema, such as "commandbus.command".
+    """
+
+    def __init__(self, message: str, tables: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.tables = tuple(tables)
+
+
 class SchemaTooNewError(SchemaError):
     """Schema ``commandbus`` is of a newer version than this code knows."""
 
@@ -276,6 +292,18 @@ class MigrationError(CommandBusError):
 
 class EmbeddedServerError(CommandBusError):
     """The embedded PostgreSQL cannot be made, started or stopped."""
+
+
+class ClusterError(CommandBusError):
+    """A Kubernetes cluster, or PostgreSQL inside it, cannot be reached."""
+
+
+class ServiceNotFoundError(ClusterError):
+    """The cluster has no such service, or none that leads to pods."""
+
+
+class PodNotReadyError(ClusterError, TimeoutError):
+    """No pod behind the service became ready in time."""
 
 
 class PoolTimeoutError(CommandBusError, TimeoutError):

@@ -86,7 +86,7 @@ def test_the_wheel_says_that_it_is_typed(wheel: Path) -> None:
 
 def test_the_wheel_holds_nothing_beside_the_package(wheel: Path) -> None:
     top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert top == {"commandbus", "commandbus_pg-0.1.0.dist-info"}
+    assert top == {"commandbus", "pytest_commandbus.py", "commandbus_pg-0.1.0.dist-info"}
 
 
 def test_the_sdist_can_be_worked_on(distributions: Path) -> None:
@@ -113,6 +113,20 @@ def test_an_installed_wheel_finds_its_own_schema(installed: Path, tmp_path: Path
 
 def test_an_installed_wheel_gives_the_public_names(installed: Path, tmp_path: Path) -> None:
     run(installed / "python", "-I", "-W", "error", "-c", f"from commandbus import {PUBLIC_NAMES}", cwd=tmp_path)
+
+
+def test_an_installed_wheel_migrates_for_other_suites_and_says_what_it_has_not(
+    installed: Path, tmp_path: Path, empty_database_url: str
+) -> None:
+    code = f"import sys; from commandbus.testing import *; apply_all_migrations({empty_database_url!r}, sys.stdout)"
+    said = run(installed / "python", "-I", "-W", "error", "-c", code, cwd=tmp_path)
+    assert "the files of group e2e are not here" in said
+    assert "V001__commandbus_schema.sql: applied" in said
+
+
+def test_an_installed_wheel_brings_a_plugin_for_pytest(installed: Path, tmp_path: Path) -> None:
+    code = "from importlib.metadata import entry_points as e; print(*[p.value for p in e(group='pytest11')])"
+    assert run(installed / "python", "-I", "-c", code, cwd=tmp_path).split() == ["pytest_commandbus"]
 
 
 def test_an_installed_wheel_gives_the_command(installed: Path, tmp_path: Path) -> None:
