@@ -13,6 +13,7 @@ from commandbus import (
     CommandBus,
     HandlerContext,
     HandlerRegistry,
+    InvalidArgumentError,
     InvalidOperationError,
     PermanentCommandError,
     QueueNotFoundError,
@@ -245,3 +246,10 @@ def test_a_test_without_an_event_loop_can_drain(database_url: str, sync_pool: Sy
     workers.drain(registry_of(charge=raises(PermanentCommandError("GONE", "never"))), DOMAIN)
     with pytest.raises(AssertionError, match="1 command waits"):
         workers.close()
+
+
+async def test_a_worker_that_cannot_run_is_refused_at_once(pool: CommandBusPool) -> None:
+    workers = WorkerFactory(pool)
+    with pytest.raises(InvalidArgumentError, match="concurrency"):
+        await workers(HandlerRegistry(), DOMAIN, concurrency=0)
+    await workers.close()

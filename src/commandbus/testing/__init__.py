@@ -5,7 +5,7 @@ The pytest fixtures made of these parts are in ``pytest_commandbus``, which pyte
 
 from commandbus.errors import ClusterError, MissingTablesError, PodNotReadyError, ServiceNotFoundError
 from commandbus.testing.cluster import KubernetesTarget
-from commandbus.testing.drain import Executed, drain, waiting_commands
+from commandbus.testing.draining import Executed, drain, waiting_commands
 from commandbus.testing.migrations import (
     MigrationConfig,
     apply_all_migrations,

@@ -26,7 +26,7 @@ from commandbus.testing.forward import Bridge
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kubernetes.client import CoreV1Api
+    from kubernetes.client import Configuration, CoreV1Api
 
 _PAUSE = 0.25  # seconds between looks at pods, or at a server that is coming up
 _REQUEST = (5, 20)  # seconds to connect to the API server, and to wait for its answer
@@ -74,10 +74,15 @@ def forwarded(target: KubernetesTarget, say: Callable[[str], None]) -> Iterator[
         SchemaError: it is too old.
     """
     deadline = time.monotonic() + target.ready_timeout
-    with _api(target) as api:
-        service = _read_service(api, target)
-        password = _password(api, target)
-        pod, port = _ready_pod(api, target, service, deadline, say)
+    settings = _settings(target)
+    from kubernetes import client
+
+    with client.ApiClient(settings) as connection:
+        api = client.CoreV1Api(connection)
+        with _translated(settings.host):
+            service = _read_service(api, target)
+            password = _password(api, target)
+            pod, port = _ready_pod(api, target, service, deadline, say)
         with Bridge(lambda: _open_stream(api, target, pod, port)) as bridge:
             say(f"pod {pod}: ready, 127.0.0.1:{bridge.port} leads to its port {port}")
             url = _url(target, password, bridge.port)
@@ -85,13 +90,11 @@ def forwarded(target: KubernetesTarget, say: Callable[[str], None]) -> Iterator[
             yield url
 
 
-@contextmanager
-def _api(target: KubernetesTarget) -> Iterator[CoreV1Api]:
-    """Give the cluster's API; what goes wrong with it inside the block becomes a ClusterError."""
+def _settings(target: KubernetesTarget) -> Configuration:
+    """Return how to reach the cluster, from the kubeconfig."""
     try:
         from kubernetes import client, config
         from kubernetes.config.config_exception import ConfigException
-        from urllib3.exceptions import HTTPError
         from yaml import YAMLError
     except ImportError:
         raise ClusterError('the Kubernetes client is not installed: pip install "commandbus-pg[kubernetes]"') from None
@@ -99,8 +102,8 @@ def _api(target: KubernetesTarget) -> Iterator[CoreV1Api]:
     settings = client.Configuration()
     where = "the kubeconfig" if target.kubeconfig is None else f"kubeconfig {target.kubeconfig}"
     file = None if target.kubeconfig is None else str(Path(target.kubeconfig).expanduser())
+    load: Callable[..., None] = config.load_kube_config
     try:
-        load: Callable[..., None] = config.load_kube_config
         load(file, target.context, client_configuration=settings, persist_config=False)
     except ConfigException as error:
         raise ClusterError(f"{where} cannot be used: {_first_line(error)}") from None
@@ -108,14 +111,22 @@ def _api(target: KubernetesTarget) -> Iterator[CoreV1Api]:
         # Text from the file could be a token: only the kind of complaint is passed on.
         raise ClusterError(f"{where} cannot be read: {type(error).__name__}") from None
     settings.retries = False
+    return settings
+
+
+@contextmanager
+def _translated(server: str) -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
     try:
-        with client.ApiClient(settings) as connection:
-            yield client.CoreV1Api(connection)
-    except client.ApiException as error:
+        yield
+    except ApiException as error:
         raise ClusterError(f"the cluster refuses: {error.status} {error.reason}") from None
     except HTTPError as error:
         reason = _first_line(getattr(error, "reason", None) or error)
-        raise ClusterError(f"the Kubernetes API server at {settings.host} does not answer: {reason}") from None
+        raise ClusterError(f"the Kubernetes API server at {server} does not answer: {reason}") from None
 
 
 def _read_service(api: CoreV1Api, target: KubernetesTarget) -> Any:  # noqa: ANN401  (the client's models have no types)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from commandbus.pool import CommandBusPool
 from commandbus.repositories import PgmqClient
-from commandbus.testing.drain import Executed, Recorder, drain, waiting_commands
+from commandbus.testing.draining import Executed, Recorder, drain, waiting_commands
 from commandbus.troubleshooting import TroubleshootingQueue
 from commandbus.worker import Worker
 
@@ -73,15 +73,19 @@ class WorkerFactory:
             visibility_timeout: as of `Worker`.
             retry_policy: as of `Worker`; ``RetryPolicy(backoff_schedule=[0])`` tries again at once.
             allow_troubleshooting: commands of the domain may wait for an operator when the test ends.
+
+        Raises:
+            CommandBusError: it cannot run; the errors are those of `Worker` and its ``run``.
         """
         worker = Worker(self._pool, domain, self._recorded(registry), visibility_timeout, retry_policy)
         self._watch(domain, allow_troubleshooting)
         task = asyncio.create_task(worker.run(concurrency, poll_interval=0.05))
+        while not worker.is_running:  # it does not say when it has begun
+            await asyncio.wait({task}, timeout=_LOOK)
+            if task.done():
+                await task  # which raises
         self._running.append(_Running(worker, task))
-        while True:  # a worker does not say when it has begun
-            if worker.is_running or task.done():
-                return worker
-            await asyncio.sleep(_LOOK)
+        return worker
 
     async def drain(
         self,
@@ -112,7 +116,7 @@ class WorkerFactory:
         """Let background workers do what is due, stop them, and look for what they left.
 
         Raises:
-            AssertionError: a worker had still something to do, or commands wait for an operator.
+            AssertionError: a worker failed or had still something to do, or commands wait for an operator.
         """
         complaints = []
         for running in self._running:
@@ -121,7 +125,9 @@ class WorkerFactory:
                     f'the worker of domain "{running.worker.domain}" was still busy after {self._timeout:g} s'
                 )
             await running.worker.stop(timeout=1)
-            await running.task
+            await asyncio.wait({running.task})
+            if not running.task.cancelled() and (error := running.task.exception()) is not None:
+                complaints.append(f'the worker of domain "{running.worker.domain}" failed: {error}')
         complaints += [complaint for domain in self._checked if (complaint := await self._left(domain))]
         if complaints:
             raise AssertionError("\n".join(complaints))
