@@ -138,6 +138,9 @@ create table commandbus.audit_default partition of commandbus.audit default;
 
 -- query_audit, a span of time. Rows arrive in its order, so a summary per 128 kB will do.
 create index audit_ts_idx on commandbus.audit using brin (ts) with (pages_per_range = 16, autosummarize = on);
+-- query_audit, the events of a rare domain: which blocks may hold one.
+create index audit_domain_idx on commandbus.audit using brin (domain text_bloom_ops)
+    with (pages_per_range = 16, autosummarize = on);
 -- query_audit, the events of a rare kind: which is every kind that is not part of a healthy life.
 create index audit_event_idx on commandbus.audit (event_type, ts)
     where event_type not in ('SENT', 'RECEIVED', 'COMPLETED');
@@ -151,6 +154,9 @@ create table commandbus.payload_archive (
     archived_at timestamptz not null default now(),
     constraint payload_archive_pk primary key (command_id, domain)
 );
+
+-- sp_prune_payloads: the oldest.
+create index payload_archive_time_idx on commandbus.payload_archive (archived_at);
 
 -- Commands that wait for their next attempt. They live outside the queue because pgmq.read walks past every message
 -- that is not visible yet.
@@ -357,14 +363,17 @@ begin
     return v_made;
 end $$;
 
--- commandbus._lacks_functions: is one of a domain's own functions missing?
+-- commandbus._lacks_functions: is one of a domain's own functions missing? Asked of the catalog itself: what a session
+-- has cached of it may be older than the lock it holds.
 create function commandbus._lacks_functions(p_domain text)
 returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select to_regproc('commandbus.send_to_' || p_domain) is null
-        or to_regproc('commandbus._read_from_' || p_domain) is null
+    select count(*) < 2
+    from pg_proc p
+    where p.pronamespace = 'commandbus'::regnamespace
+        and p.proname in ('send_to_' || p_domain, '_read_from_' || p_domain)
 $$;
 
 
@@ -634,6 +643,7 @@ declare
     v_msg_ids      bigint[];
     v_stored       uuid[];
     v_sent         bigint[];
+    v_found        int;
 begin
     perform commandbus._check_send(
         p_domain, p_command_ids, p_command_types, p_data, p_correlation_ids, p_reply_queues, p_max_attempts,
@@ -661,6 +671,15 @@ begin
 
     if cardinality(v_stored) is distinct from v_asked then
         v_stored := coalesce(v_stored, '{}');
+        -- What was there must stay until this commits; it may have been removed, as too old, since the insert met it.
+        perform from commandbus.command c
+        where c.domain = p_domain and c.command_id = any (p_command_ids) and c.command_id <> all (v_stored)
+        order by c.command_id
+        for key share;
+        get diagnostics v_found = row_count;
+        if v_found + cardinality(v_stored) < (select count(distinct a.id) from unnest(p_command_ids) as a(id)) then
+            raise exception 'a command that existed is gone by now: send again' using errcode = 'serialization_failure';
+        end if;
         perform commandbus._check_duplicates(p_domain, p_command_ids, p_command_types, v_stored, p_idempotent);
         return query
         select c.command_id, c.msg_id
@@ -1099,15 +1118,14 @@ begin
     end if;
     perform commandbus._start_commands(
         p_domain, p_new_status, null, array[p_command_id], array[p_msg_id], null, null, null, p_max_attempts);
-    if found then  -- a statement of its own: the one that starts a command sees its row as it was
-        if exists (
+    if not found or exists (
         select from commandbus.scheduled s where s.command_id = p_command_id and s.domain = p_domain
     ) then
-        return;  -- its next attempt is not due
+        return;  -- it may not start, or its next attempt is not due
     end if;
+    -- A statement of its own: the one that starts a command sees its row as it was.
     return query
-        select c.* from commandbus.command c where c.command_id = p_command_id and c.domain = p_domain;
-    end if;
+    select c.* from commandbus.command c where c.command_id = p_command_id and c.domain = p_domain;
 end $$;
 
 -- commandbus._write_reader: make the function _read_from_<domain>, which leases messages as pgmq.read does. As the
@@ -1119,6 +1137,8 @@ returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_statement text;
 begin
     execute format($sql$
 create or replace function commandbus.%1$I(
@@ -1163,6 +1183,16 @@ end $reader$
 $sql$,
         '_read_from_' || p_domain, 'q_' || p_domain || '__commands', p_domain);
     execute format('revoke execute on function commandbus.%I from public', '_read_from_' || p_domain);
+    -- It is called by sp_receive_commands: where that runs with its caller's rights, whoever may call it needs this one.
+    for v_statement in
+        select format('grant execute on function commandbus.%I to %s', '_read_from_' || p_domain, a.grantee::regrole)
+        from pg_proc p
+        cross join aclexplode(p.proacl) a
+        where p.oid = 'commandbus.sp_receive_commands'::regproc and not p.prosecdef
+            and a.grantee not in (0, p.proowner)
+    loop
+        execute v_statement;
+    end loop;
 end $$;
 
 -- commandbus.sp_receive_commands: lease up to p_limit messages and begin an attempt of each one's command.
@@ -2226,8 +2256,7 @@ begin
     offset p_offset;
 end $$;
 
--- commandbus.get_audit_trail: what happened to a command or batch, oldest first. While it exists, the audit of the
--- months before it was made is not looked at.
+-- commandbus.get_audit_trail: what happened to a command or batch, oldest first.
 create function commandbus.get_audit_trail(p_command_id uuid, p_domain text default null)
 returns setof commandbus.audit
 language sql stable
@@ -2236,8 +2265,6 @@ as $$
     select a.*
     from commandbus.audit a
     where a.command_id = p_command_id and (p_domain is null or a.domain = p_domain)
-        and a.ts >= coalesce(
-            (select min(c.created_at) from commandbus.command c where c.command_id = p_command_id), '-infinity')
     order by a.audit_id
 $$;
 
@@ -2263,21 +2290,23 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-    v_until timestamptz := coalesce(p_before, clock_timestamp());
+    v_until timestamptz := least(p_before, clock_timestamp() + interval '1 day');
     v_tie   bigint := p_before_id;
     v_piece interval := case when p_event_type in ('SENT', 'RECEIVED', 'COMPLETED') or p_event_type is null
         then '100 milliseconds' else '100 years' end;
     v_from  timestamptz;
     v_found int := 0;
     v_rows  int;
+    v_is_last boolean;
 begin
     loop
-        v_from := greatest(v_until - v_piece, p_after);
+        v_is_last := v_piece > interval '50 years';
+        v_from := greatest(case when v_is_last then '-infinity' else v_until - v_piece end, p_after);
         if p_event_type in ('SENT', 'RECEIVED', 'COMPLETED') or p_event_type is null then
             return query
             select a.*
             from commandbus.audit a
-            where a.ts >= v_from and (a.ts < v_until or a.ts = v_until and a.audit_id < v_tie)
+            where a.ts >= v_from and a.ts <= v_until and (a.ts < v_until or a.audit_id < v_tie)
                 and (p_event_type is null or a.event_type = p_event_type)
                 and (p_domain is null or a.domain = p_domain)
             order by a.ts desc, a.audit_id desc
@@ -2286,7 +2315,7 @@ begin
             return query
             select a.*
             from commandbus.audit a
-            where a.ts >= v_from and (a.ts < v_until or a.ts = v_until and a.audit_id < v_tie)
+            where a.ts >= v_from and a.ts <= v_until and (a.ts < v_until or a.audit_id < v_tie)
                 and a.event_type = p_event_type and a.event_type not in ('SENT', 'RECEIVED', 'COMPLETED')
                 and (p_domain is null or a.domain = p_domain)
             order by a.ts desc, a.audit_id desc
@@ -2294,7 +2323,7 @@ begin
         end if;
         get diagnostics v_rows = row_count;
         v_found := v_found + v_rows;
-        exit when v_found >= p_limit or v_from <= p_after or v_piece > interval '50 years';
+        exit when v_found >= p_limit or v_from <= p_after or v_is_last;
         v_until := v_from;
         v_tie := null;
         v_piece := v_piece * 4;
@@ -2452,6 +2481,28 @@ as $$
     select left(m.queue_name::text, -length('__commands'))
     from pgmq.meta m
     where m.queue_name ~ '^[a-z][a-z0-9_]{0,36}__commands$'
+    order by 1
+$$;
+
+-- commandbus.list_known_domains: the domains with a command queue, and those of which only batches or undelivered
+-- replies are left.
+create function commandbus.list_known_domains()
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive of_batches as (
+        select (select min(b.domain) from commandbus.batch b) as domain
+        union all
+        select (select min(b.domain) from commandbus.batch b where b.domain > o.domain)
+        from of_batches o
+        where o.domain is not null
+    )
+    select d.domain from commandbus.list_domains() as d(domain)
+    union
+    select o.domain from of_batches o where o.domain is not null
+    union
+    select left(u.queue_name, -length('__replies')) from commandbus.undelivered_reply u
     order by 1
 $$;
 
@@ -2635,11 +2686,14 @@ returns text[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '1s'
+set timezone = 'UTC'  -- the bounds are written and read as text
+set datestyle = 'ISO'
 as $$
 declare
-    v_made  text[] := '{}';
-    v_month timestamp;
-    v_name  text;
+    v_made   text[] := '{}';
+    v_months timestamp[] := '{}';
+    v_month  timestamp;
+    v_name   text;
 begin
     if p_months_ahead is null or p_months_ahead not between 0 and 120 then
         raise exception 'months_ahead: must be 0 to 120' using errcode = 'CB007';
@@ -2647,14 +2701,27 @@ begin
     if not commandbus._maintain_alone() then
         return null;
     end if;
-    for i in 0..p_months_ahead loop
-        v_month := date_trunc('month', now() at time zone 'UTC') + make_interval(months => i);
+    -- Which ones are missing is found out before the first lock is taken.
+    for v_month in
+        select m
+        from generate_series(
+            date_trunc('month', now() at time zone 'UTC'),
+            date_trunc('month', now() at time zone 'UTC') + make_interval(months => p_months_ahead),
+            interval '1 month') m
+        where not exists (
+                select from commandbus.audit_default d
+                where d.ts >= m at time zone 'UTC' and d.ts < (m + interval '1 month') at time zone 'UTC'
+            )
+            and not exists (
+                select from pg_inherits i
+                join pg_class c on c.oid = i.inhrelid
+                where i.inhparent = 'commandbus.audit'::regclass and c.relname = to_char(m, '"audit_y"YYYY"m"MM')
+            )
+    loop
+        v_months := v_months || v_month;
+    end loop;
+    foreach v_month in array v_months loop
         v_name := to_char(v_month, '"audit_y"YYYY"m"MM');
-        continue when to_regclass('commandbus.' || v_name) is not null;
-        continue when exists (
-            select from commandbus.audit_default d
-            where d.ts >= v_month at time zone 'UTC' and d.ts < (v_month + interval '1 month') at time zone 'UTC'
-        );
         -- Attached, not made in place, which would wait for every transaction that has written to the audit.
         execute format('create table commandbus.%I (like commandbus.audit including defaults)', v_name);
         execute format(
@@ -2665,27 +2732,29 @@ begin
     return v_made;
 end $$;
 
--- commandbus.sp_drop_partitions: forget the audit of months that ended before p_before, and up to 10,000 rows of
--- audit_default that are as old.
+-- commandbus.sp_drop_partitions: forget the audit of a month that ended before p_before. Call it until it returns an
+-- empty array.
 --
--- A partition is emptied, which nobody notices who does not read it, and dropped where the lock on the whole audit is
--- to be had at once; otherwise the empty one stays until the next time.
+-- One step per call, so that no lock is held while another is waited for: the oldest month that still has rows and is
+-- not being read is emptied, which only its readers notice; when all are empty, one is dropped. Dropping needs the lock
+-- on the whole audit, and is left for another time where that is not to be had at once.
 --
--- Returns  the names of those emptied or dropped, audit_default once if there may be more in it; null when somebody
---          else maintains the database.
--- Raises   CB007; 55P03 when a reader holds such a partition for more than a second.
--- Locks    the old partitions exclusively; audit exclusively, for which it waits 50 ms at most.
+-- Returns  the name of the partition that was emptied or dropped, in an array; null when somebody else maintains the
+--          database.
+-- Raises   CB007; 55P03 when nothing could be done because of the readers of old months.
+-- Locks    one old partition exclusively, for which it waits longer than an autovacuum takes to give way; or audit
+--          exclusively, for which it waits 50 ms at most.
 create function commandbus.sp_drop_partitions(p_before timestamptz)
 returns text[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '1s'
+set lock_timeout = '1500ms'  -- autovacuum gives way after deadlock_timeout, by default one second
 as $$
 declare
-    v_gone  text[] := '{}';
     v_name  text;
     v_empty boolean;
-    v_rows  int;
+    v_drop  text;
+    v_read  boolean := false;
 begin
     if p_before is null or p_before > now() then
         raise exception 'before: must be a time in the past' using errcode = 'CB007';
@@ -2701,26 +2770,72 @@ begin
             and (to_date(substr(c.relname, 8), 'YYYY"m"MM') + interval '1 month') at time zone 'UTC' <= p_before
         order by c.relname
     loop
-        execute format('select not exists (select from commandbus.%I)', v_name) into v_empty;
-        if not v_empty then
-            execute format('truncate commandbus.%I', v_name);
-        end if;
+        begin
+            execute format('select not exists (select from commandbus.%I)', v_name) into v_empty;
+            if not v_empty then
+                execute format('truncate commandbus.%I', v_name);
+                return array[v_name];
+            end if;
+            v_drop := coalesce(v_drop, v_name);
+        exception when lock_not_available then
+            v_read := true;
+        end;
+    end loop;
+    if v_drop is not null then
         begin
             perform set_config('lock_timeout', '50ms', true);
-            execute format('drop table commandbus.%I', v_name);
-            v_empty := false;
+            execute format('drop table commandbus.%I', v_drop);
+            return array[v_drop];
         exception when lock_not_available then
-            null;
+            v_read := true;
         end;
-        perform set_config('lock_timeout', '1s', true);
-        if not v_empty then
-            v_gone := v_gone || v_name;
-        end if;
-    end loop;
+    end if;
+    if v_read then
+        raise exception 'months of the audit are being read, or written to: nothing was dropped'
+            using errcode = 'lock_not_available';
+    end if;
+    return '{}';
+end $$;
+
+-- commandbus.sp_prune_audit: delete up to p_limit events that are older than p_before and of no month's partition.
+--
+-- Returns  how many were deleted; null when somebody else maintains the database.
+-- Raises   CB007; 55P03.
+-- Locks    the rows it deletes.
+create function commandbus.sp_prune_audit(p_before timestamptz, p_limit int default 10000)
+returns int
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
+as $$
+declare
+    v_rows int;
+begin
+    perform commandbus._check_prune(p_before, p_limit);
+    if not commandbus._maintain_alone() then
+        return null;
+    end if;
     delete from commandbus.audit_default d
-    where d.ctid in (select o.ctid from commandbus.audit_default o where o.ts < p_before limit 10000);
+    where d.ctid in (select o.ctid from commandbus.audit_default o where o.ts < p_before limit p_limit);
     get diagnostics v_rows = row_count;
-    return case when v_rows = 10000 then array_append(v_gone, 'audit_default') else v_gone end;
+    return v_rows;
+end $$;
+
+-- commandbus._check_prune: refuse a time in the future, and a step without bounds.
+--
+-- Raises   CB007.
+create function commandbus._check_prune(p_before timestamptz, p_limit int)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_before is null or p_before > now() then
+        raise exception 'before: must be a time in the past' using errcode = 'CB007';
+    end if;
+    if p_limit is null or p_limit not between 1 and 100000 then
+        raise exception 'limit: must be 1 to 100,000' using errcode = 'CB007';
+    end if;
 end $$;
 
 -- commandbus.sp_prune_commands: delete commands that ended before p_before and are of no batch, with their payloads.
@@ -2740,15 +2855,14 @@ create function commandbus.sp_prune_commands(
 returns table (deleted int, last_at timestamptz, last_id uuid)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-    if p_before is null or p_before > now() or p_limit not between 1 and 100000 then
-        raise exception 'before: must be a time in the past; limit: 1 to 100,000' using errcode = 'CB007';
-    end if;
+    perform commandbus._check_prune(p_before, p_limit);
     if not commandbus._maintain_alone() then
         return;
     end if;
@@ -2793,6 +2907,7 @@ create function commandbus.sp_prune_batches(p_domain text, p_before timestamptz,
 returns int
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -2803,9 +2918,7 @@ declare
     v_commands int;
 begin
     perform commandbus._check_domain(p_domain);
-    if p_before is null or p_before > now() then
-        raise exception 'before: must be a time in the past' using errcode = 'CB007';
-    end if;
+    perform commandbus._check_prune(p_before, p_limit);
     if not commandbus._maintain_alone() then
         return null;
     end if;
@@ -2833,25 +2946,68 @@ begin
     return v_deleted;
 end $$;
 
+-- commandbus.sp_prune_payloads: delete payloads that were put aside before p_before, of commands that have ended or
+-- are gone, among the p_limit oldest after p_after.
+--
+-- Returns  one row: how many were deleted, and where to go on, null at the end; no row when somebody else maintains
+--          the database.
+-- Raises   CB007; 55P03.
+-- Locks    the rows it deletes.
+create function commandbus.sp_prune_payloads(
+    p_before timestamptz,
+    p_after  timestamptz default '-infinity',
+    p_limit  int         default 10000
+)
+returns table (deleted int, last_at timestamptz)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+    perform commandbus._check_prune(p_before, p_limit);
+    if not commandbus._maintain_alone() then
+        return;
+    end if;
+    return query
+    with old as (
+        select p.command_id, p.domain, p.archived_at
+        from commandbus.payload_archive p
+        where p.archived_at < p_before and p.archived_at > p_after
+        order by p.archived_at
+        fetch first p_limit rows with ties
+    ), gone as (
+        delete from commandbus.payload_archive p
+        using old o
+        where p.command_id = any (array[o.command_id]) and p.domain || '' = o.domain
+            and not exists (
+                select from commandbus.command c
+                where c.command_id = o.command_id and c.domain = o.domain and c.finished_at is null
+            )
+        returning p.command_id
+    )
+    select (select count(*)::int from gone), (select max(o.archived_at) from old o having count(*) >= p_limit);
+end $$;
+
 -- commandbus.sp_prune_archives: delete up to p_limit messages that PGMQ archived in a domain's queues before p_before.
 --
 -- Returns  how many were deleted; null when somebody else maintains the database.
--- Raises   CB005, CB007.
+-- Raises   CB007; 55P03.
 -- Locks    the rows it deletes.
 create function commandbus.sp_prune_archives(p_domain text, p_before timestamptz, p_limit int default 10000)
 returns int
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
 as $$
 declare
     v_deleted int := 0;
     v_rows    int;
     v_queue   text;
 begin
-    perform commandbus._command_table(p_domain);
-    if p_before is null or p_before > now() then
-        raise exception 'before: must be a time in the past' using errcode = 'CB007';
-    end if;
+    perform commandbus._check_domain(p_domain);
+    perform commandbus._check_prune(p_before, p_limit);
     if not commandbus._maintain_alone() then
         return null;
     end if;
@@ -2871,34 +3027,40 @@ end $$;
 -- that wait for a reply queue that is gone.
 --
 -- Returns  how many were deleted; null when somebody else maintains the database.
--- Raises   CB005, CB007.
+-- Raises   CB007; 55P03.
 -- Locks    the rows it deletes, skipping those somebody takes.
 create function commandbus.sp_prune_replies(p_domain text, p_before timestamptz, p_limit int default 10000)
 returns int
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
 as $$
 declare
     v_deleted int := 0;
     v_rows    int;
 begin
-    perform commandbus._command_table(p_domain);
-    if p_before is null or p_before > now() then
-        raise exception 'before: must be a time in the past' using errcode = 'CB007';
-    end if;
+    perform commandbus._check_domain(p_domain);
+    perform commandbus._check_prune(p_before, p_limit);
     if not commandbus._maintain_alone() then
         return null;
     end if;
     if commandbus._reply_table(p_domain || '__replies') is not null then
         execute format(
             'delete from pgmq.%1$I q where q.msg_id = any (array('
-            ' select o.msg_id from (select m.msg_id, m.enqueued_at from pgmq.%1$I m order by m.msg_id limit $2) o'
-            ' where o.enqueued_at < $1)) and q.enqueued_at < $1', 'q_' || p_domain || '__replies')
+            ' select o.msg_id from (select m.msg_id, m.enqueued_at from pgmq.%1$I m order by m.msg_id limit $2'
+            ' for update skip locked) o where o.enqueued_at < $1))', 'q_' || p_domain || '__replies')
         using p_before, p_limit;
         get diagnostics v_deleted = row_count;
     end if;
     delete from commandbus.undelivered_reply u
-    where u.queue_name = p_domain || '__replies' and u.created_at < p_before;
+    where u.reply_id = any (array(
+        select o.reply_id
+        from commandbus.undelivered_reply o
+        where o.queue_name = p_domain || '__replies' and o.created_at < p_before
+        order by o.reply_id
+        limit p_limit - v_deleted
+        for update skip locked
+    ));
     get diagnostics v_rows = row_count;
     return v_deleted + v_rows;
 end $$;

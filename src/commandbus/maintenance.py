@@ -1,7 +1,7 @@
 """Keeps a database from growing for ever: the audit's partitions are made ahead, and what is old enough goes."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ from psycopg.errors import LockNotAvailable
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus.models import MaintenanceReport
-from commandbus.repositories import PgmqClient, PostgresMaintenance
+from commandbus.repositories import PostgresMaintenance
 from commandbus.repositories._base import settings_of
 from commandbus.settings import CommandBusSettings
 
@@ -40,7 +40,6 @@ class Maintenance:
     def __init__(self, pool: AsyncConnectionPool[Any], settings: CommandBusSettings | None = None) -> None:
         self._settings = settings_of(pool) if settings is None else settings
         self._steps = PostgresMaintenance(pool)
-        self._queues = PgmqClient(pool)
 
     async def run(self, on_progress: Progress | None = None) -> MaintenanceReport:
         """Make partitions, and remove everything that the settings do not keep.
@@ -53,10 +52,16 @@ class Maintenance:
             had to change; then a later run does the rest.
         """
         report = MaintenanceReport()
-        try:
-            await self._run(report, on_progress or _ignore)
-        except (_BusyError, LockNotAvailable):
-            report = replace(report, is_complete=False)
+        is_complete = True
+        for part in (self._make_partitions, self._forget_audit, self._prune_commands, self._prune_domains):
+            try:
+                await part(report, on_progress or _ignore)
+            except _BusyError:
+                is_complete = False
+                break
+            except LockNotAvailable:
+                is_complete = False  # somebody is in the way of this part; the others need not wait for that
+        report = replace(report, is_complete=is_complete)
         logger.info(
             "maintenance done",
             extra={
@@ -68,51 +73,53 @@ class Maintenance:
         )
         return report
 
-    async def _run(self, report: MaintenanceReport, on_progress: Progress) -> None:
+    async def _make_partitions(self, report: MaintenanceReport, _: Progress) -> None:
         report.partitions_made.extend(_unless_busy(await self._steps.make_partitions(MONTHS_AHEAD)))
+
+    async def _forget_audit(self, report: MaintenanceReport, on_progress: Progress) -> None:
+        days = self._settings.keep_audit_days
+        if days is None:
+            return
+        deleted = _STEP
+        while deleted == _STEP:
+            deleted = _unless_busy(await self._steps.prune_audit(days))
+            _count(report, "audit", deleted, on_progress)
+        while dropped := _unless_busy(await self._steps.drop_partitions(days)):
+            report.partitions_dropped.extend(name for name in dropped if name not in report.partitions_dropped)
+
+    async def _prune_commands(self, report: MaintenanceReport, on_progress: Progress) -> None:
+        if self._settings.keep_commands_days is not None:
+            place = None
+            while True:
+                step = _unless_busy(await self._steps.prune_commands(self._settings.keep_commands_days, place))
+                _count(report, "commands", step.deleted, on_progress)
+                place = step.resume_at
+                if place is None:
+                    break
+        if self._settings.keep_payloads_days is not None:
+            after = None
+            while True:
+                deleted, after = _unless_busy(
+                    await self._steps.prune_payloads(self._settings.keep_payloads_days, after)
+                )
+                _count(report, "payloads", deleted, on_progress)
+                if after is None:
+                    break
+
+    async def _prune_domains(self, report: MaintenanceReport, on_progress: Progress) -> None:
         keep = self._settings
-        if keep.keep_audit_days is not None:
-            await self._drop_partitions(keep.keep_audit_days, report)
-        if keep.keep_commands_days is not None:
-            await self._prune_commands(keep.keep_commands_days, report, on_progress)
         for kind, days, prune in (
             ("batches", keep.keep_commands_days, self._steps.prune_batches),
             ("archives", keep.keep_archives_days, self._steps.prune_archives),
             ("replies", keep.keep_replies_days, self._steps.prune_replies),
         ):
-            if days is not None:
-                for domain in await self._queues.list_domains():
-                    await self._prune(kind, domain, days, prune, report, on_progress)
-
-    async def _drop_partitions(self, days: int, report: MaintenanceReport) -> None:
-        while True:
-            dropped = _unless_busy(await self._steps.drop_partitions(days))
-            report.partitions_dropped.extend(name for name in dropped if name not in report.partitions_dropped)
-            if "audit_default" not in dropped:
-                return
-
-    async def _prune_commands(self, days: int, report: MaintenanceReport, on_progress: Progress) -> None:
-        step = _unless_busy(await self._steps.prune_commands(days))
-        while True:
-            _count(report, "commands", step.deleted, on_progress)
-            if step.resume_at is None:
-                return
-            step = _unless_busy(await self._steps.prune_commands(days, step.resume_at))
-
-    async def _prune(
-        self,
-        kind: str,
-        domain: str,
-        days: int,
-        prune: Callable[[str, int], Awaitable[int | None]],
-        report: MaintenanceReport,
-        on_progress: Progress,
-    ) -> None:
-        while True:
-            deleted = _unless_busy(await prune(domain, days))
-            _count(report, kind, deleted, on_progress)
-            if deleted < _STEP:
-                return
+            if days is None:
+                continue
+            for domain in await self._steps.list_domains():
+                deleted = _STEP
+                while deleted >= _STEP:
+                    deleted = _unless_busy(await prune(domain, days))
+                    _count(report, kind, deleted, on_progress)
 
 
 def _unless_busy(found: T | None) -> T:

@@ -51,6 +51,7 @@ class CommandBusSettings(BaseSettings):
         default_max_attempts: for commands sent without their own, 1 to 1,000.
         maintain: let workers make the audit's partitions, and remove what need not be kept.
         keep_commands_days: how long ended commands and batches are kept, 1 to 36,500; None for ever.
+        keep_payloads_days: how long the payloads of ended commands that an operator had to look at are kept.
         keep_audit_days: how long the audit is kept, by whole months.
         keep_archives_days: how long messages in PGMQ's archives are kept.
         keep_replies_days: how long replies wait to be taken.
@@ -84,6 +85,7 @@ class CommandBusSettings(BaseSettings):
     default_max_attempts: int = Field(default=3, ge=1, le=MAX_ATTEMPTS)
     maintain: bool = True
     keep_commands_days: int | None = Field(default=None, ge=1, le=36_500)
+    keep_payloads_days: int | None = Field(default=None, ge=1, le=36_500)
     keep_audit_days: int | None = Field(default=None, ge=1, le=36_500)
     keep_archives_days: int | None = Field(default=None, ge=1, le=36_500)
     keep_replies_days: int | None = Field(default=None, ge=1, le=36_500)

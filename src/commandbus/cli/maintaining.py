@@ -18,6 +18,10 @@ KeepCommands = Annotated[
 KeepAudit = Annotated[
     int | None, typer.Option("--keep-audit", help="Days to keep the audit, by whole months.", metavar="DAYS")
 ]
+KeepPayloads = Annotated[
+    int | None,
+    typer.Option("--keep-payloads", help="Days to keep payloads of ended commands of the TSQ.", metavar="DAYS"),
+]
 KeepArchives = Annotated[
     int | None, typer.Option("--keep-archives", help="Days to keep messages in PGMQ's archives.", metavar="DAYS")
 ]
@@ -29,6 +33,7 @@ KeepReplies = Annotated[
 def maintain(
     keep_commands: KeepCommands = None,
     keep_audit: KeepAudit = None,
+    keep_payloads: KeepPayloads = None,
     keep_archives: KeepArchives = None,
     keep_replies: KeepReplies = None,
     database_url: DatabaseUrl = None,
@@ -36,12 +41,14 @@ def maintain(
 ) -> None:
     """Make the audit's next partitions, and remove what is older than you say.
 
-    What no option and no variable COMMANDBUS_KEEP_…_DAYS names is kept for ever. What waits, runs or is with an
-    operator is never touched. Workers do the same about every hour.
+    What no option and no variable names is kept for ever: COMMANDBUS_KEEP_COMMANDS_DAYS, and so on with AUDIT,
+    PAYLOADS, ARCHIVES, REPLIES. What waits, runs or is with an
+    operator is never touched. Workers do the same about every hour. Exit code 1 when another session was in the way.
     """
     given = {
         "keep_commands_days": keep_commands,
         "keep_audit_days": keep_audit,
+        "keep_payloads_days": keep_payloads,
         "keep_archives_days": keep_archives,
         "keep_replies_days": keep_replies,
     }
@@ -58,6 +65,8 @@ def maintain(
         print_json(row_of(report))
     else:
         _show(report)
+    if not report.is_complete:
+        raise typer.Exit(1)
 
 
 def _show(report: MaintenanceReport) -> None:
@@ -65,7 +74,7 @@ def _show(report: MaintenanceReport) -> None:
         {
             "partitions made": ", ".join(report.partitions_made) or "none",
             "partitions dropped": ", ".join(report.partitions_dropped) or "none",
-            **{f"{kind} removed": rows for kind, rows in report.deleted.items()},
+            **{f"rows of {kind} removed": rows for kind, rows in report.deleted.items()},
         }
     )
     if not report.is_complete:

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from psycopg import AsyncConnection
+from psycopg.errors import InsufficientPrivilege
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from commandbus._conninfo import connection_parameters
@@ -236,6 +238,7 @@ class Worker:
         finally:
             if housekeeping is not None:
                 housekeeping.cancel()
+                await asyncio.wait({housekeeping})
             self._engine = None
             self._task = None
             self._finished.set()
@@ -290,7 +293,8 @@ class Worker:
     async def _prepare(self, connection: AsyncConnection[Any]) -> None:
         """Make a new connection of the worker's own ready, so that no command waits for its first plans."""
         await connection.set_autocommit(True)
-        await PostgresCommandRepository(connection, self._settings).warm_up(self._domain)
+        with suppress(InsufficientPrivilege):  # what a role may not call here it may not need; the first call will say
+            await PostgresCommandRepository(connection, self._settings).warm_up(self._domain)
 
     def _listening(self) -> Callable[[], Awaitable[AsyncConnection[Any]]] | None:
         """Return what opens a connection for LISTEN, or None where there is no way for one."""

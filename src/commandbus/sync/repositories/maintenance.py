@@ -30,7 +30,7 @@ class PostgresMaintenance(Repository):
         return made
 
     def drop_partitions(self, days: int) -> list[str] | None:
-        """Return the audit's partitions that were emptied or dropped, as they ended more than *days* ago.
+        """Empty or drop one of the audit's partitions that ended more than *days* ago; return its name, or nothing.
 
         Source: ``commandbus.sp_drop_partitions``.
         """
@@ -55,6 +55,30 @@ class PostgresMaintenance(Repository):
             return None
         deleted, last_at, last_id = rows[0]
         return Pruned(deleted, None if last_at is None else (last_at, last_id))
+
+    def prune_payloads(self, days: int, resume_at: datetime | None = None) -> tuple[int, datetime | None] | None:
+        """Delete payloads older than *days* of commands that have ended, among the next 10,000.
+
+        Returns:
+            How many were deleted, and where to go on; None for the end.
+
+        Source: ``commandbus.sp_prune_payloads``.
+        """
+        rows = self._rows(
+            f"select deleted, last_at from commandbus.sp_prune_payloads({_CUTOFF},"  # noqa: S608  (a constant)
+            " coalesce($2::timestamptz, '-infinity'))",
+            (days, resume_at),
+        )
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def prune_audit(self, days: int) -> int | None:
+        """Delete events older than *days* that are in no month's partition. Source: ``commandbus.sp_prune_audit``."""
+        deleted: int | None = self._value(f"select commandbus.sp_prune_audit({_CUTOFF})", (days,))
+        return deleted
+
+    def list_domains(self) -> list[str]:
+        """Return all domains of which anything is left. Source: ``commandbus.list_known_domains``."""
+        return [row[0] for row in self._rows("select * from commandbus.list_known_domains()")]
 
     def prune_batches(self, domain: str, days: int) -> int | None:
         """Delete batches that were complete more than *days* ago, with their commands; return how many rows.
