@@ -1,7 +1,7 @@
 # Everything runs from .venv, which the first target makes: Python 3.11 or newer, git and make are enough.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix sync db migrate bench
+.PHONY: help venv demo test test-flyway check fix sync db migrate bench
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -11,7 +11,7 @@ PYTHON ?=
 ARGS ?=
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
 
 venv: $(STAMP)  ## make .venv, or bring it up to date
 
@@ -20,6 +20,10 @@ demo: $(STAMP)  ## start an embedded PostgreSQL and watch commands run
 
 test: $(STAMP)  ## run all tests on the embedded PostgreSQL; ARGS="-k batch" chooses
 	$(BIN)/pytest $(ARGS)
+
+test-flyway: $(STAMP)  ## compare the migration runner with Flyway, which Maven fetches first; needs a JDK and Maven
+	$(BIN)/python -m tests.flyway.tool
+	$(BIN)/pytest tests/flyway $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import floors, sync twin
 	$(BIN)/ruff check
