@@ -1,7 +1,7 @@
 # Everything runs from .venv, which the first target makes: Python 3.11 or newer, git and make are enough.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-pgbouncer check fix sync db migrate bench
+.PHONY: help venv demo test test-pgbouncer test-flyway check fix sync db migrate bench
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -23,6 +23,10 @@ test: $(STAMP)  ## run all tests on the embedded PostgreSQL; ARGS="-k batch" cho
 
 test-pgbouncer: $(STAMP)  ## run the integration tests through PgBouncer, which must be installed
 	COMMANDBUS_REQUIRE_ALL=1 $(BIN)/pytest tests/integration --pgbouncer $(ARGS)
+
+test-flyway: $(STAMP)  ## compare the migration runner with Flyway, which Maven fetches first; needs a JDK and Maven
+	$(BIN)/python -m tests.flyway.tool
+	$(BIN)/pytest tests/flyway $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import floors, sync twin, schema snapshot
 	$(BIN)/ruff check

@@ -175,6 +175,14 @@ def test_either_begins_the_history_alike(bases: tuple[Base, Base], version: str)
     assert one.catalog("--exclude-schema=pgmq") == other.catalog("--exclude-schema=pgmq")
 
 
+def test_the_runner_goes_on_after_a_baseline_migration_of_flyway(base: Base) -> None:
+    base.write("B2__all_of_it.sql", "create table public.first (id int); create table public.second (id int);")
+    base.theirs("migrate", {"target": "2"})
+    (base.files / "B2__all_of_it.sql").unlink()
+    assert base.ours() == ["V3__third.sql"]
+    assert [(row[1], row[3]) for row in base.rows()] == [("2", "SQL_BASELINE"), ("3", "SQL")]
+
+
 def test_neither_begins_a_history_that_has_migrations(base: Base) -> None:
     base.ours()
     with pytest.raises(MigrationError, match="has migrations already"):

@@ -251,5 +251,5 @@ def test_the_schema_does_not_depend_on_the_sessions_search_path(empty_database_u
 
 
 def test_migrations_are_flyways_too() -> None:
-    # Flyway replaces ${name} in a file; ours does not, so no file may contain one.
+    # Flyway and our runner replace ${name}, and nobody should have to give values for the library's own files.
     assert [migration.script for migration in discover(packaged_directory()) if "${" in migration.text] == []

@@ -196,5 +196,5 @@ def repair(
     if as_json:
         print_json(row_of(result))
         return
-    changes = {f"{what} {', '.join(scripts)}" for what, scripts in row_of(result).items() if scripts}
-    typer.echo("\n".join(sorted(changes)) or "nothing to repair")
+    changes = [f"{what} {', '.join(scripts)}" for what, scripts in row_of(result).items() if scripts]
+    typer.echo("\n".join(changes) or "nothing to repair")

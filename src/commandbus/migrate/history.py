@@ -63,6 +63,11 @@ class Entry:
         return key_of(self.version, self.description)
 
     @property
+    def is_baseline(self) -> bool:
+        """It stands for all versions up to its own; SQL_BASELINE is that of a file, which only Flyway applies."""
+        return self.type in ("BASELINE", "SQL_BASELINE")
+
+    @property
     def is_e2e(self) -> bool:
         """For tests only: may be unknown to an installation without the test files."""
         return is_e2e(self.description)
@@ -111,7 +116,7 @@ def history_of(rows: Iterable[Entry]) -> History:
         history.entries[row.key] = row
         if not row.success:
             history.failed.append(row)
-        if row.type == "BASELINE":
+        if row.is_baseline:
             history.baseline = row
         else:
             history.has_migrations = True

@@ -74,7 +74,7 @@ def _state(migration: Migration, entry: Entry | None, history: History, with_e2e
         return _state_unapplied(migration, history, with_e2e)
     if not entry.success:
         return MigrationState.FAILED
-    if entry.type == "BASELINE":
+    if entry.is_baseline:
         return MigrationState.BASELINE
     if migration.version is None and not migration.matches(entry.checksum):
         return MigrationState.OUTDATED
@@ -98,7 +98,7 @@ def _comes_too_late(migration: Migration, history: History) -> bool:
 
 
 def _of_entry(entry: Entry) -> MigrationInfo:
-    state = MigrationState.BASELINE if entry.type == "BASELINE" else MigrationState.UNKNOWN
+    state = MigrationState.BASELINE if entry.is_baseline else MigrationState.UNKNOWN
     names = (entry.version, entry.description, entry.type, entry.script)
     return MigrationInfo(*names, state, entry.checksum, entry.installed_on, entry.execution_time)
 
@@ -114,7 +114,7 @@ def problems(files: Sequence[Migration], history: History) -> Iterator[str]:
         )
     for key, entry in history.entries.items():
         migration = known.get(key)
-        if key in failed or entry.type == "BASELINE":
+        if key in failed or entry.is_baseline:
             continue
         if migration is None:
             if not entry.is_e2e:
@@ -144,7 +144,7 @@ def _difference(migration: Migration, entry: Entry) -> str | None:
 
 def is_missing(entry: Entry, files: Sequence[Migration]) -> bool:
     """Say whether *entry* should have a file: it is for no tests, no baseline, and not newer than all files."""
-    if entry.is_e2e or entry.type == "BASELINE":
+    if entry.is_e2e or entry.is_baseline:
         return False
     known: set[Key] = {migration.key for migration in files}
     return entry.key not in known and not _is_newer(entry, files)

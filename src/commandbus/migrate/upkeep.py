@@ -82,7 +82,7 @@ def repair(
 def _misaligned(files: list[Migration], past: History) -> Iterable[tuple[Migration, Entry]]:
     for migration in files:
         entry = past.entries.get(migration.key)
-        if entry is None or entry.type == "BASELINE":
+        if entry is None or entry.is_baseline:
             continue
         same = (entry.type, entry.description, entry.checksum) == ("SQL", migration.description, migration.checksum)
         # A repeatable migration that has changed is no mistake: it will be applied again.
