@@ -1,7 +1,7 @@
 # Everything runs from .venv, which the first target makes: Python 3.11 or newer, git and make are enough.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-pgbouncer check fix sync db migrate bench
+.PHONY: help venv demo test test-pgbouncer test-docker check fix sync db migrate bench
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -23,6 +23,9 @@ test: $(STAMP)  ## run all tests on the embedded PostgreSQL; ARGS="-k batch" cho
 
 test-pgbouncer: $(STAMP)  ## run the integration tests through PgBouncer, which must be installed
 	COMMANDBUS_REQUIRE_ALL=1 $(BIN)/pytest tests/integration --pgbouncer $(ARGS)
+
+test-docker: $(STAMP)  ## build the images, and run docker-compose.yml and tests on a server in a container
+	COMMANDBUS_REQUIRE_ALL=1 $(BIN)/pytest tests/docker --timeout=600 $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import floors, sync twin
 	$(BIN)/ruff check
