@@ -1,7 +1,7 @@
 # Everything runs from .venv, which the first target makes: Python 3.11 or newer, git and make are enough.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-pgbouncer test-flyway check fix sync db migrate bench
+.PHONY: help venv demo test test-pgbouncer test-flyway test-docker check fix sync db migrate bench
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -27,6 +27,9 @@ test-pgbouncer: $(STAMP)  ## run the integration tests through PgBouncer, which 
 test-flyway: $(STAMP)  ## compare the migration runner with Flyway, which Maven fetches first; needs a JDK and Maven
 	$(BIN)/python -m tests.flyway.tool
 	$(BIN)/pytest tests/flyway $(ARGS)
+
+test-docker: $(STAMP)  ## build the images, and run docker-compose.yml and tests on a server in a container
+	COMMANDBUS_REQUIRE_ALL=1 $(BIN)/pytest tests/docker --timeout=600 $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import floors, sync twin, schema snapshot
 	$(BIN)/ruff check

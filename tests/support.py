@@ -113,15 +113,18 @@ def url_server() -> Iterator[Server]:
 
 @contextmanager
 def container_server() -> Iterator[Server]:
-    """Give PostgreSQL 18 in a container."""
+    """Give a container of COMMANDBUS_TEST_IMAGE, by default PostgreSQL 18 as it comes."""
     docker = shutil.which("docker")
     if docker is None or subprocess.run((docker, "info"), capture_output=True, check=False).returncode != 0:
         missing("Docker does not answer")
     if not find_spec("testcontainers"):
         missing("testcontainers is not installed")
-    from testcontainers.postgres import PostgresContainer
+    from testcontainers.community.postgres import PostgresContainer
 
-    with PostgresContainer("postgres:18", driver=None) as container:
+    image = os.environ.get("COMMANDBUS_TEST_IMAGE", "postgres:18")
+    settings = {"max_connections": "200", **FAST}
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    with PostgresContainer(image, driver=None).with_command(f"postgres {options}") as container:
         yield Server(container.get_connection_url())
 
 
