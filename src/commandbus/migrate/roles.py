@@ -117,7 +117,9 @@ _DECIDING = (
     "sp_tsq_complete",
     "sp_park_lost",
     "sp_drop_partitions",  # who may forget the past is not who makes it
+    "sp_prune_audit",
     "sp_prune_commands",
+    "sp_prune_payloads",
     "sp_prune_batches",
     "sp_prune_archives",
     "sp_prune_replies",
@@ -135,6 +137,7 @@ _READING = (
     "count_troubleshooting",
     "find_domains",
     "list_domains",
+    "list_known_domains",
     "domain_metrics",
 )
 
