@@ -217,6 +217,8 @@ class EmbeddedServer:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[Path]:
         """Hold the lock of this data directory against all processes and threads."""
+        if self.data_directory.exists() and not self.data_directory.is_dir():
+            raise EmbeddedServerError(f"{self.data_directory} is not a directory")
         path = self.data_directory.with_name(f"{self.data_directory.name}.lock")
         while True:
             try:

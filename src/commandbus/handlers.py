@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -267,10 +267,21 @@ def _payload_model(fn: HandlerFn) -> type[BaseModel] | None:
         signature.bind(None, None)
     except TypeError:
         raise InvalidArgumentError("fn", "must take two positional arguments: (command, context)") from None
-    annotation = next(iter(signature.parameters.values())).annotation
-    if isinstance(annotation, str):
-        annotation = _resolve(annotation, fn)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    written = next(iter(signature.parameters.values())).annotation
+    found = _resolve(written, fn) if isinstance(written, str) else written
+    if get_origin(found) is Annotated:
+        found = get_args(found)[0]
+    if isinstance(found, type) and issubclass(found, BaseModel):
+        return found
+    if found in (inspect.Parameter.empty, Any) or (isinstance(found, type) and issubclass(Command, found)):
+        return None
+    if found is None and str(written).rpartition(".")[2] == Command.__name__:
+        return None  # imported for type checkers only
+    name = written if isinstance(written, str) else getattr(written, "__name__", written)
+    reason = "which does not exist at run time" if found is None else "which is neither a pydantic model nor Command"
+    raise InvalidArgumentError(
+        "fn", f"{getattr(fn, '__qualname__', fn)}: its first parameter is annotated with {name}, {reason}"
+    )
 
 
 def _resolve(annotation: str, fn: HandlerFn) -> object:

@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from commandbus.models import MaintenanceReport
 from commandbus.repositories import PostgresMaintenance
-from commandbus.repositories._base import settings_of
+from commandbus.repositories._base import check_pool, settings_of
 from commandbus.settings import CommandBusSettings
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Maintenance:
     """
 
     def __init__(self, pool: AsyncConnectionPool[Any], settings: CommandBusSettings | None = None) -> None:
-        self._settings = settings_of(pool) if settings is None else settings
+        self._settings = settings_of(check_pool(pool)) if settings is None else settings
         self._steps = PostgresMaintenance(pool)
 
     async def run(self, on_progress: Progress | None = None) -> MaintenanceReport:

@@ -48,6 +48,7 @@ class CommandBusPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             settings = settings.replace(**overrides)
         self._settings = settings
         self._parameters = connection_parameters(settings)
+        connection_parameters(settings, listen=True)  # a wrong listen_database_url is refused here, not when listening
         self._server: ServerFacts | None = None
         self._owner = os.getpid()
         self._recovery_lock = AsyncLock()

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from commandbus.errors import InvalidArgumentError
@@ -89,6 +89,13 @@ class CommandBusSettings(BaseSettings):
     keep_audit_days: int | None = Field(default=None, ge=1, le=36_500)
     keep_archives_days: int | None = Field(default=None, ge=1, le=36_500)
     keep_replies_days: int | None = Field(default=None, ge=1, le=36_500)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bools_for_numbers(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("must not be a bool")
+        return value
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

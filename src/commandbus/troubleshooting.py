@@ -19,7 +19,7 @@ from commandbus.payload import (
     encode_value,
 )
 from commandbus.repositories import PostgresCommandRepository
-from commandbus.repositories._base import settings_of
+from commandbus.repositories._base import check_pool, settings_of
 from commandbus.repositories.command import Verdict
 
 MAX_PAGE = 1_000
@@ -40,7 +40,7 @@ class TroubleshootingQueue:
     """
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
-        self._settings = settings_of(pool)
+        self._settings = settings_of(check_pool(pool))
         self._commands = PostgresCommandRepository(pool)
 
     async def list_troubleshooting(

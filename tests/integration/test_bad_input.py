@@ -21,6 +21,7 @@ from commandbus import (
     HandlerRegistry,
     InvalidArgumentError,
     InvalidOperationError,
+    Maintenance,
     PgmqClient,
     RetryPolicy,
     SendRequest,
@@ -64,6 +65,7 @@ NO_VALUES: list[Any] = [
     {"a": b"x"}, {"a": object()}, CYCLE, nested(65), {"a": "x" * 262_144}, {"a": 10**5000}, {1: 2}, {"a": {None: 1}},
     {"a": datetime(2026, 1, 1)}, {"a": 1j},  # noqa: DTZ001
 ]  # fmt: skip
+NO_POOLS: list[Any] = [None, "postgresql:///app", object()]
 NO_DATA: list[Any] = [*NO_VALUES, None, [], "text", 5, b"x", object()]
 
 
@@ -185,6 +187,12 @@ DOORS: list[tuple[str, str, list[Any], Callable[[Doors, Any], object]]] = [
     ("retry_many", "command_ids", [None, [], 5, {}], lambda d, x: d.tsq.retry_many("pay", x)),
     ("retry_many", "command_ids", [[ID] * 10_001], lambda d, x: d.tsq.retry_many("pay", x)),
     ("cancel_many", "command_id", [[x] for x in NO_IDS], lambda d, x: d.tsq.cancel_many("pay", x, "why")),
+    ("CommandBus", "pool", NO_POOLS, lambda _, x: CommandBus(x)),
+    ("TroubleshootingQueue", "pool", NO_POOLS, lambda _, x: TroubleshootingQueue(x)),
+    ("Maintenance", "pool", NO_POOLS, lambda _, x: Maintenance(x)),
+    ("Worker", "pool", NO_POOLS, lambda _, x: Worker(x, "pay")),
+    ("Worker", "registry", [5, {}, object()], lambda d, x: Worker(d.pool, "pay", x)),
+    ("Worker", "retry_policy", [5, (1, 2)], lambda d, x: Worker(d.pool, "pay", retry_policy=x)),
     ("Worker", "domain", NO_DOMAINS, lambda d, x: Worker(d.pool, x)),
     ("Worker", "visibility_timeout", NO_COUNTS, lambda d, x: Worker(d.pool, "pay", visibility_timeout=x)),
     ("run", "concurrency", [*NO_COUNTS, 10_001], lambda d, x: d.worker.run(x)),

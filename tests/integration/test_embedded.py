@@ -176,6 +176,14 @@ def test_somebody_elses_files_are_not_touched(directory: Path) -> None:
     assert (directory / "thesis.txt").read_text() == "mine"
 
 
+def test_a_file_in_place_of_the_directory_is_refused_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "passwd"
+    file.touch()
+    with pytest.raises(EmbeddedServerError, match="is not a directory"):
+        EmbeddedServer(file).start()
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_data_of_another_major_version_are_refused(directory: Path) -> None:
     directory.mkdir()
     (directory / "PG_VERSION").write_text("16\n")

@@ -411,3 +411,8 @@ def test_sync_pool_does_the_same(database_url: str, empty_database_url: str) -> 
         assert pool.server.visible_schemas == ["commandbus", "pgmq", "public"]
     with pytest.raises(errors.PgmqMissingError):
         commandbus.sync.pool.CommandBusPool(database_url=empty_database_url).open()
+
+
+def test_a_way_to_listen_that_cannot_be_read_is_refused_at_once() -> None:
+    with pytest.raises(errors.InvalidArgumentError, match="listen_database_url"):
+        CommandBusPool(database_url="postgresql:///app", listen_database_url="postgresql://u:S3C@127.0.0.1:99999/app")

@@ -1,9 +1,10 @@
 """Registration, dispatch, and what a handler is given."""
 
 import functools
+import re
 import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import pytest
@@ -107,13 +108,41 @@ async def test_data_that_does_not_fit_the_model_is_an_invalid_payload() -> None:
     assert str(caught.value) == "the data does not fit Ship: sku: missing; count: int_parsing"
 
 
-async def test_unknown_annotation_means_the_command() -> None:
-    async def unknown(it: "Unknown", context: "Unknown") -> object:  # noqa: ARG001
+async def test_a_command_imported_for_type_checkers_only_means_the_command() -> None:
+    async def later(it: "Command", context: "Unknown") -> object:  # noqa: ARG001
         return it
 
     sent = command()
 
-    assert await dispatch(registry_of(unknown), sent) is sent
+    assert await dispatch(registry_of(later), sent) is sent
+
+
+@pytest.mark.parametrize(
+    ("annotation", "why"),
+    [
+        ("Unknown", "Unknown, which does not exist at run time"),
+        ("Ship | None", "neither a pydantic model nor Command"),
+        (Ship | None, "neither a pydantic model nor Command"),
+        (int, "annotated with int, which is neither"),
+        (dict[str, Any], "neither a pydantic model nor Command"),
+    ],
+)
+def test_an_annotation_that_promises_something_else_is_refused(annotation: Any, why: str) -> None:
+    async def promised(it: Any, context: Any) -> object:  # noqa: ARG001
+        return it
+
+    promised.__annotations__["it"] = annotation
+    with pytest.raises(errors.InvalidArgumentError, match=re.escape(why)):
+        registry_of(promised)
+
+
+@pytest.mark.parametrize("annotation", [Any, object, "Any", Annotated[Ship, "a note"]])
+async def test_other_annotations_are_taken_as_they_are_meant(annotation: Any) -> None:
+    async def taken(it: Any, context: Any) -> object:  # noqa: ARG001
+        return it
+
+    taken.__annotations__["it"] = annotation
+    assert type(await dispatch(registry_of(taken), command({"sku": "a", "count": 2}))).__name__ in {"Command", "Ship"}
 
 
 def test_get_returns_the_function() -> None:

@@ -72,6 +72,12 @@ def test_bad_value_is_refused_by_name(name: str, value: object, message: str) ->
     assert caught.value.field == name
 
 
+def test_a_bool_is_no_number() -> None:
+    for name in ("keep_audit_days", "pool_max_size", "pool_timeout"):
+        with pytest.raises(InvalidArgumentError, match=f"{name}: must not be a bool"):
+            CommandBusSettings.load(**{name: True})
+
+
 def test_bad_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMMANDBUS_POOL_MAX_SIZE", "many")
 

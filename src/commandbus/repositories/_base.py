@@ -154,6 +154,17 @@ def check_connection(value: object) -> AsyncConnection[Any]:
     raise InvalidArgumentError("conn", "must be an open connection of class psycopg.AsyncConnection")
 
 
+def check_pool(value: object) -> AsyncConnectionPool[Any]:
+    """Return *value* when it is a pool.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    if isinstance(value, AsyncConnectionPool):
+        return value
+    raise InvalidArgumentError("pool", "must be a CommandBusPool, or another psycopg_pool.AsyncConnectionPool")
+
+
 def settings_of(source: object) -> CommandBusSettings:
     """Return the settings of our pool; for any other pool or connection, those of the environment."""
     settings = getattr(source, "settings", None)

@@ -59,7 +59,7 @@ from commandbus.sync.repositories import (
     PostgresBatchRepository,
     PostgresCommandRepository,
 )
-from commandbus.sync.repositories._base import check_connection, settings_of, translate
+from commandbus.sync.repositories._base import check_connection, check_pool, settings_of, translate
 from commandbus.sync.repositories.command import OutgoingCommand
 
 logger = logging.getLogger(__name__)
@@ -88,11 +88,11 @@ class CommandBus:
         default_max_attempts: for commands sent without their own, 1 to 1,000; the pool's setting when None.
 
     Raises:
-        InvalidArgumentError: *default_max_attempts* is out of its range.
+        InvalidArgumentError: *pool* is none, or *default_max_attempts* is out of its range.
     """
 
     def __init__(self, pool: ConnectionPool[Any], default_max_attempts: int | None = None) -> None:
-        self._pool = pool
+        self._pool = check_pool(pool)
         self._settings = settings_of(pool)
         if default_max_attempts is None:
             default_max_attempts = self._settings.default_max_attempts

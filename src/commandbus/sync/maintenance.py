@@ -12,7 +12,7 @@ from psycopg_pool import ConnectionPool
 from commandbus.models import MaintenanceReport
 from commandbus.settings import CommandBusSettings
 from commandbus.sync.repositories import PostgresMaintenance
-from commandbus.sync.repositories._base import settings_of
+from commandbus.sync.repositories._base import check_pool, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Maintenance:
     """
 
     def __init__(self, pool: ConnectionPool[Any], settings: CommandBusSettings | None = None) -> None:
-        self._settings = settings_of(pool) if settings is None else settings
+        self._settings = settings_of(check_pool(pool)) if settings is None else settings
         self._steps = PostgresMaintenance(pool)
 
     def run(self, on_progress: Progress | None = None) -> MaintenanceReport:

@@ -49,6 +49,7 @@ class CommandBusPool(ConnectionPool[Connection[TupleRow]]):
             settings = settings.replace(**overrides)
         self._settings = settings
         self._parameters = connection_parameters(settings)
+        connection_parameters(settings, listen=True)  # a wrong listen_database_url is refused here, not when listening
         self._server: ServerFacts | None = None
         self._owner = os.getpid()
         self._recovery_lock = Lock()

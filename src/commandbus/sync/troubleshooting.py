@@ -20,7 +20,7 @@ from commandbus.payload import (
     encode_value,
 )
 from commandbus.sync.repositories import PostgresCommandRepository
-from commandbus.sync.repositories._base import settings_of
+from commandbus.sync.repositories._base import check_pool, settings_of
 from commandbus.sync.repositories.command import Verdict
 
 MAX_PAGE = 1_000
@@ -41,7 +41,7 @@ class TroubleshootingQueue:
     """
 
     def __init__(self, pool: ConnectionPool[Any]) -> None:
-        self._settings = settings_of(pool)
+        self._settings = settings_of(check_pool(pool))
         self._commands = PostgresCommandRepository(pool)
 
     def list_troubleshooting(

@@ -15,6 +15,7 @@ from commandbus._conninfo import connection_parameters
 from commandbus.errors import (
     BusinessRuleException,
     DatabaseUnavailableError,
+    InvalidArgumentError,
     InvalidOperationError,
     PermanentCommandError,
     StaleLeaseError,
@@ -25,7 +26,7 @@ from commandbus.maintenance import Maintenance
 from commandbus.payload import check_count, check_domain, check_timeout, clean_text
 from commandbus.pool import CommandBusPool
 from commandbus.repositories import PgmqClient, PostgresCommandRepository
-from commandbus.repositories._base import settings_of
+from commandbus.repositories._base import check_pool, settings_of
 from commandbus.retry import RetryPolicy, Settlement, settle_error, settle_result
 from commandbus.worker.engine import Engine, RunOptions
 from commandbus.worker.housekeeping import keep_house
@@ -66,9 +67,13 @@ class Worker:
         visibility_timeout: int = 30,
         retry_policy: RetryPolicy | None = None,
     ) -> None:
-        self._pool = pool
+        self._pool = check_pool(pool)
         self._domain = check_domain(domain)
-        self._registry = registry or HandlerRegistry()
+        if not isinstance(registry, HandlerRegistry | None):
+            raise InvalidArgumentError("registry", "must be a HandlerRegistry")
+        if not isinstance(retry_policy, RetryPolicy | None):
+            raise InvalidArgumentError("retry_policy", "must be a RetryPolicy")
+        self._registry = HandlerRegistry() if registry is None else registry
         self._visibility_timeout = check_count(visibility_timeout, "visibility_timeout", 1, _MAX_VISIBILITY_TIMEOUT)
         self._policy = retry_policy or RetryPolicy()
         self._settings = settings_of(pool)

@@ -153,6 +153,17 @@ def check_connection(value: object) -> Connection[Any]:
     raise InvalidArgumentError("conn", "must be an open connection of class psycopg.Connection")
 
 
+def check_pool(value: object) -> ConnectionPool[Any]:
+    """Return *value* when it is a pool.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    if isinstance(value, ConnectionPool):
+        return value
+    raise InvalidArgumentError("pool", "must be a CommandBusPool, or another psycopg_pool.ConnectionPool")
+
+
 def settings_of(source: object) -> CommandBusSettings:
     """Return the settings of our pool; for any other pool or connection, those of the environment."""
     settings = getattr(source, "settings", None)
