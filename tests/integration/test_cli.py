@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,11 +20,8 @@ from commandbus import (
     Worker,
     __version__,
 )
-from tests.cli_process import Cli
+from tests.cli_process import COMMAND, Cli, environment
 from tests.support import missing, scratch_directory
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DOMAIN = "payments"
 CANARY = "canary-4711"  # business data, which must not show
@@ -265,3 +263,21 @@ def test_an_operator_decides_and_each_refusal_is_reported(cli: Cli) -> None:
 def test_usage_errors_are_json_too_when_asked(lost: Cli) -> None:
     said = json.loads(lost.refusal("status", DOMAIN, "no-uuid", "--json", code=2))
     assert said["error"]["type"] == "UsageError"
+
+
+def test_a_domain_that_is_not_there_is_no_empty_list(cli: Cli) -> None:
+    for command in (("tsq", "list"), ("tsq", "count"), ("batch", "list")):
+        assert 'there is no domain "paymints"' in cli.refusal(*command, "paymints", code=1)
+
+
+def test_output_that_cannot_be_written_is_one_sentence(cli: Cli) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "queue", "list"],
+            env=environment(cli.url),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "commandbus: the output cannot be written: No space left on device\n")

@@ -1,5 +1,6 @@
 """All commands in one tree, and the one place where errors become sentences and exit codes."""
 
+import os
 import sys
 from typing import Annotated, NoReturn, cast
 
@@ -76,6 +77,7 @@ def main() -> NoReturn:
     as_json = wants_json()
     try:
         code = app(prog_name="commandbus", standalone_mode=False)
+        sys.stdout.flush()
     except UsageError as error:
         if not as_json:
             error.show()
@@ -92,6 +94,9 @@ def main() -> NoReturn:
     except BrokenPipeError:  # as in "commandbus tsq list | head"
         sys.stderr.close()  # or the interpreter complains about stdout
         sys.exit(1)
+    except OSError as error:  # as in "> /dev/full"; what was to be done is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries again at its end
+        _fail({"type": type(error).__name__, "message": f"the output cannot be written: {error.strerror}"}, 1, as_json)
     sys.exit(code if isinstance(code, int) else 0)
 
 

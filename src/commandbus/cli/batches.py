@@ -4,7 +4,17 @@ from typing import Annotated
 
 import typer
 
-from commandbus.cli.options import AsJson, BatchId, DatabaseUrl, Domain, Limit, Offset, examples, open_pool
+from commandbus.cli.options import (
+    AsJson,
+    BatchId,
+    DatabaseUrl,
+    Domain,
+    Limit,
+    Offset,
+    examples,
+    known_domain,
+    open_pool,
+)
 from commandbus.cli.output import print_facts, print_json, print_rows, row_of
 from commandbus.errors import BatchNotFoundError
 from commandbus.models import BatchMetadata, BatchStatus, CommandStatus
@@ -38,7 +48,7 @@ def list_(
 ) -> None:
     """List a domain's batches, newest first."""
     with open_pool(database_url) as pool:
-        batches = CommandBus(pool).list_batches(domain, status=status, limit=limit, offset=offset)
+        batches = CommandBus(pool).list_batches(known_domain(pool, domain), status=status, limit=limit, offset=offset)
     rows = [row_of(batch, without=("custom_data",)) for batch in batches]
     if as_json:
         print_json(rows)

@@ -9,8 +9,10 @@ import typer
 
 from commandbus.cli.output import note
 from commandbus.embedded import EmbeddedServer, default_data_directory
-from commandbus.errors import InvalidArgumentError
+from commandbus.errors import InvalidArgumentError, QueueNotFoundError
+from commandbus.payload import check_domain
 from commandbus.sync.pool import CommandBusPool
+from commandbus.sync.repositories import PostgresMaintenance
 
 URL_VARIABLE = "COMMANDBUS_DATABASE_URL"
 
@@ -55,6 +57,17 @@ def resolve_url(given: str | None) -> str:
         )
     note(f"using the embedded server in {server.data_directory}")
     return url
+
+
+def known_domain(pool: CommandBusPool, domain: str) -> str:
+    """Return *domain* when something of it is in the database.
+
+    Raises:
+        QueueNotFoundError: there is nothing: it is a slip of the pen, and no empty list.
+    """
+    if check_domain(domain) not in PostgresMaintenance(pool).list_domains():
+        raise QueueNotFoundError(f'there is no domain "{domain}": "commandbus queue list" names all')
+    return domain
 
 
 @contextmanager

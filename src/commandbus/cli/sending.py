@@ -13,7 +13,7 @@ from commandbus.cli.lines import BadLine, Checked, Defaults, check_lines, good_r
 from commandbus.cli.options import AsJson, DatabaseUrl, Domain, examples, open_pool
 from commandbus.cli.output import note, notes, print_json
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
-from commandbus.errors import CommandBusError, InvalidArgumentError
+from commandbus.errors import CommandBusError, DatabaseUnavailableError, InvalidArgumentError
 from commandbus.models import SendRequest
 from commandbus.payload import check_count, check_domain, check_reply_queue
 from commandbus.retry import MAX_ATTEMPTS
@@ -110,8 +110,15 @@ def call(
 ) -> None:
     """Send a command, wait for its reply, and print what its handler returned, as JSON."""
     value = _data(data)
+    command_id = uuid4()
     with open_pool(database_url) as pool:
-        result = CommandBus(pool).call(domain, command_type, value, timeout=timeout, max_attempts=max_attempts)
+        try:
+            result = CommandBus(pool).call(
+                domain, command_type, value, timeout=timeout, max_attempts=max_attempts, command_id=command_id
+            )
+        except (KeyboardInterrupt, DatabaseUnavailableError):
+            note(f'the command may be under way: "commandbus status {domain} {command_id}"')
+            raise
     print_json(result)
 
 
@@ -172,6 +179,9 @@ def _send_lines(
             except CommandBusError as error:
                 where = f"lines up to {last_line} were sent ({sent:,} commands), the next set was not"
                 raise Problem(f"{where}: {error}", sent=sent, last_line=last_line, cause=describe(error)) from None
+            except KeyboardInterrupt:
+                note(f"lines up to {last_line} were sent ({sent:,} commands), and perhaps the next {len(numbered):,}")
+                raise
             sent += len(numbered)
             last_line = numbered[-1][0]
             progress.update(task, completed=sent)

@@ -19,6 +19,7 @@ from commandbus.cli.options import (
     Limit,
     Offset,
     examples,
+    known_domain,
     open_pool,
 )
 from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
@@ -66,8 +67,10 @@ def list_(
         if domain is None:
             items = tsq.list_all_troubleshooting(command_type, limit, offset)
         else:
-            items = tsq.list_troubleshooting(domain, command_type, limit, offset)
+            items = tsq.list_troubleshooting(known_domain(pool, domain), command_type, limit, offset)
     rows = [row_of(item, without=() if payload else ("payload",)) for item in items]
+    if len(rows) == limit:
+        note(f"the first {limit:,}: there may be more, see --limit and --offset")
     if as_json:
         print_json(rows)
     else:
@@ -83,7 +86,8 @@ def count(
 ) -> None:
     """Count the commands that wait."""
     with open_pool(database_url) as pool:
-        waiting = TroubleshootingQueue(pool).count_troubleshooting(domain, command_type)
+        chosen = None if domain is None else known_domain(pool, domain)
+        waiting = TroubleshootingQueue(pool).count_troubleshooting(chosen, command_type)
     if as_json:
         print_json({"waiting": waiting})
     else:
