@@ -139,7 +139,7 @@ def test_a_directory_that_may_not_be_read_is_refused(tmp_path: Path, empty_datab
         "os.geteuid() == 0 and (os.setgroups([]), os.setgid(65534), os.setuid(65534));"
         "sys.argv = ['commandbus', 'migrate', '--directory', sys.argv[1]]; main()"
     )
-    for place in (tmp_path, *tmp_path.parents[:2]):
+    for place in (tmp_path, *tmp_path.parents[:3]):
         place.chmod(0o755)
     command = [sys.executable, "-c", code, str(files)]
     done = subprocess.run(command, env=environment(empty_database_url), capture_output=True, text=True, check=False)

@@ -89,17 +89,17 @@ async def test_a_pool_says_what_it_does_without(
 
 def test_doctor_says_the_same(tmp_path: Path, pooled_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cli = Cli(tmp_path, pooled_url)
-    assert "set COMMANDBUS_PGBOUNCER=true" in cli.json("doctor", code=1)["findings"][-1]["value"]
+    assert "set COMMANDBUS_PGBOUNCER=true" in cli.json("doctor", code=1)["checks"][-1]["found"]
     monkeypatch.setenv("COMMANDBUS_PGBOUNCER", "true")
-    findings = {finding["name"]: finding["value"] for finding in cli.json("doctor")["findings"]}
-    assert findings.items() >= RESTRICTIONS.items()
+    found = {check["name"]: check["found"] for check in cli.json("doctor")["checks"]}
+    assert found.items() >= RESTRICTIONS.items()
 
 
 def test_doctor_finds_that_notifications_are_lost(tmp_path: Path, server: Server, direct_url: str) -> None:
     with pgbouncer(server, more="ignore_startup_parameters = options") as between:
-        finding = Cli(tmp_path, between.url(direct_url)).json("doctor", code=1)["findings"][-1]
-    assert (finding["name"], finding["ok"]) == ("LISTEN", False)
-    assert "set COMMANDBUS_PGBOUNCER=true" in finding["value"]
+        checks = {check["name"]: check for check in Cli(tmp_path, between.url(direct_url)).json("doctor")["checks"]}
+    assert checks["LISTEN"]["status"] == "warning"
+    assert "COMMANDBUS_PGBOUNCER=true" in checks["LISTEN"]["run"]
 
 
 async def test_a_worker_listens_past_it_and_works_through_it(pooled_url: str, direct_url: str) -> None:

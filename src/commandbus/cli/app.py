@@ -94,9 +94,10 @@ def main() -> NoReturn:
     except BrokenPipeError:  # as in "commandbus tsq list | head"
         sys.stderr.close()  # or the interpreter complains about stdout
         sys.exit(1)
-    except OSError as error:  # as in "> /dev/full"; what was to be done is done
+    except OSError as error:  # without a name, it is the output, as in "> /dev/full"; what was to be done is done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries again at its end
-        _fail({"type": type(error).__name__, "message": f"the output cannot be written: {error.strerror}"}, 1, as_json)
+        what = error.filename or "the output cannot be written"
+        _fail({"type": type(error).__name__, "message": f"{what}: {error.strerror}"}, 1, as_json)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -18,6 +18,7 @@ TROUBLE = (
     QueueNotFoundError,
     psycopg.OperationalError,
     psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.UndefinedTable,  # the queue, dropped at this very moment
 )
 
 
