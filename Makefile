@@ -26,7 +26,7 @@ test-pgbouncer: $(STAMP)  ## run the integration tests through PgBouncer, which 
 
 test-flyway: $(STAMP)  ## compare the migration runner with Flyway, which Maven fetches first; needs a JDK and Maven
 	$(BIN)/python -m tests.flyway.tool
-	$(BIN)/pytest tests/flyway $(ARGS)
+	COMMANDBUS_REQUIRE_ALL=1 $(BIN)/pytest tests/flyway $(ARGS)
 
 test-docker: $(STAMP)  ## build the images, and run docker-compose.yml and tests on a server in a container
 	COMMANDBUS_REQUIRE_ALL=1 $(BIN)/pytest tests/docker --timeout=600 $(ARGS)

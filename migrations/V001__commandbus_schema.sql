@@ -2559,6 +2559,10 @@ begin
     if p_queue is null or p_queue !~ '^[a-z][a-z0-9_]{0,46}$' then
         raise exception 'queue: must match ^[a-z][a-z0-9_]{0,46}$' using errcode = 'CB007';
     end if;
+    -- Whoever takes a message out of there would do so without an attempt, a lease and an audit.
+    if p_queue ~ '__commands$' then
+        raise exception 'queue: "%" is for commands: send, receive and settle them', p_queue using errcode = 'CB007';
+    end if;
     if to_regclass('pgmq.q_' || p_queue) is null then
         raise exception 'queue "%" does not exist', p_queue using errcode = 'CB005';
     end if;
@@ -2576,6 +2580,9 @@ as $$
 begin
     if p_queue is null or p_queue !~ '^[a-z][a-z0-9_]{0,46}$' then
         raise exception 'queue: must match ^[a-z][a-z0-9_]{0,46}$' using errcode = 'CB007';
+    end if;
+    if p_queue ~ '__(commands|replies)$' then
+        raise exception 'queue: "%" is made by sp_create_domain', p_queue using errcode = 'CB007';
     end if;
     if to_regclass('pgmq.q_' || p_queue) is not null then
         return false;
@@ -2655,7 +2662,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform commandbus._queue_table(p_queue);
+    if to_regclass('pgmq.q_' || p_queue) is null then
+        raise exception 'queue "%" does not exist', p_queue using errcode = 'CB005';
+    end if;
     perform commandbus._wake(p_queue);
 end $$;
 
@@ -2695,8 +2704,8 @@ declare
     v_month  timestamp;
     v_name   text;
 begin
-    if p_months_ahead is null or p_months_ahead not between 0 and 120 then
-        raise exception 'months_ahead: must be 0 to 120' using errcode = 'CB007';
+    if p_months_ahead is null or p_months_ahead not between 0 and 12 then
+        raise exception 'months_ahead: must be 0 to 12' using errcode = 'CB007';
     end if;
     if not commandbus._maintain_alone() then
         return null;
@@ -2926,6 +2935,10 @@ begin
         select b.batch_id
         from commandbus.batch b
         where b.domain = p_domain and b.created_at < p_before and b.completed_at < p_before
+            and not exists (  -- whatever the counters say
+                select from commandbus.command c
+                where c.domain = b.domain and c.batch_id = b.batch_id and c.finished_at is null
+            )
         order by b.created_at
         for update skip locked
     loop

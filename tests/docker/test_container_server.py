@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from commandbus.testing import apply_core_migrations, verify_migrations
 from tests.docker.build_images import POSTGRES_IMAGE, ROOT, run
 
 if TYPE_CHECKING:
@@ -31,3 +32,15 @@ def test_the_integration_tests_run_on_a_container(images: None, monkeypatch: pyt
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout
     assert run("docker", "ps", "--all", "--quiet") == before
+
+
+def test_the_shared_library_migrates_a_started_container(
+    images: None,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
+    from testcontainers.community.postgres import PostgresContainer
+
+    with PostgresContainer(POSTGRES_IMAGE) as container:
+        apply_core_migrations(container)
+        assert "commandbus.command" in verify_migrations(container)

@@ -162,6 +162,19 @@ def test_names_that_cannot_be_used_are_refused(url: str, roles: dict[str, str], 
         grant(url, dry_run=True, **roles)
 
 
+@pytest.mark.parametrize("role", ["app", "operator", "readonly"])
+def test_a_role_that_has_the_owners_rights_anyway_is_refused(url: str, names: RoleNames, role: str) -> None:
+    member = sql.Identifier(asdict(names)[role])
+    with psycopg.connect(url, autocommit=True) as connection:
+        grant(connection, **asdict(names))
+        connection.execute(sql.SQL("grant {} to {}").format(sql.Identifier(names.owner), member))
+        with pytest.raises(InvalidArgumentError, match=f"{role}: must not be"):
+            grant(connection)
+        connection.execute(sql.SQL("revoke {} from {}").format(sql.Identifier(names.owner), member))
+    with pytest.raises(InvalidArgumentError, match=f"{role}: must not be"):
+        grant(url, **{**asdict(names), role: "postgres"})
+
+
 def test_there_must_be_a_schema(empty_database_url: str) -> None:
     with pytest.raises(NotMigratedError, match="run `commandbus migrate`"):
         grant(empty_database_url)

@@ -191,7 +191,7 @@ def test_a_month_goes_when_all_of_it_is_old_enough(sql: Bus) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        "sp_make_partitions(121)",
+        "sp_make_partitions(13)",
         "sp_make_partitions(-1)",
         "sp_drop_partitions(now() + interval '1 hour')",
         "sp_prune_commands(now() + interval '1 hour')",
@@ -499,3 +499,18 @@ async def test_a_search_may_begin_at_any_time(bus: CommandBus, sql: Bus) -> None
     assert len(await bus.query_audit(before=far)) == 2
     assert len(await bus.query_audit(event_type="SENT", before=far)) == 2
     assert await bus.query_audit(before=datetime(1999, 1, 1, tzinfo=UTC)) == []
+
+
+@pytest.mark.counters_off
+async def test_a_batch_whose_counters_lie_is_not_removed_while_a_command_of_it_waits(
+    pool: CommandBusPool, sql: Bus
+) -> None:
+    batch_id = sql.create_batch()
+    (waiting,) = sql.send_new(1, batch_id=batch_id)
+    sql.run(f"update commandbus.command set created_at = {OLD}")
+    sql.run(
+        f"update commandbus.batch set created_at = {OLD}, completed_at = {OLD},"
+        " status = 'COMPLETED', completed_count = 1"
+    )
+    assert (await run(pool, keep_commands_days=90)).deleted == {"commands": 0, "batches": 0}
+    assert sql.status(waiting) == "PENDING"

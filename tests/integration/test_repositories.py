@@ -122,12 +122,12 @@ async def test_every_repository_joins_the_callers_transaction(bus: CommandBus, p
     async with pool.connection() as connection, connection.transaction(force_rollback=True):
         await PostgresBatchRepository(connection).create(DOMAIN, batch_id, name="gone")
         await PostgresAuditLogger(pool).on(connection).log(DOMAIN, command_id, "NOTE", '{"by": "me"}')
-        await PgmqClient(connection).send(QUEUE, {})
+        await PgmqClient(connection).send(REPLIES, {})
         assert await PostgresBatchRepository(connection).get(DOMAIN, batch_id) is not None
         assert len(await PostgresAuditLogger(connection).get_trail(command_id)) == 2
     assert await PostgresBatchRepository(pool).get(DOMAIN, batch_id) is None
     assert len(await PostgresAuditLogger(pool).get_trail(command_id)) == 1
-    assert await value(pool, f"select count(*) from pgmq.q_{QUEUE}") == 1
+    assert await value(pool, f"select count(*) from pgmq.q_{REPLIES}") == 0
 
 
 async def test_an_event_of_the_callers_own_is_in_the_trail(bus: CommandBus, pool: CommandBusPool) -> None:

@@ -33,7 +33,7 @@ MATRIX = {
     "sp_settle_commands": "app",
     "sp_finish_command": "app",
     "sp_start_batch": "app",
-    "sp_update_batch_counters": "app",
+    "sp_update_batch_counters": "operator",
     "sp_take_replies": "app",
     "sp_operator_retry": "operator",
     "sp_operator_cancel": "operator",

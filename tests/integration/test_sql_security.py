@@ -167,7 +167,7 @@ def live_long(bus: Recorder) -> None:
     past = bus.value("select pg_catalog.now()")
     assert bus.result("sp_make_partitions", months_ahead=4) is not None
     (lost,) = bus.send_new()
-    bus.call("queue_delete", queue=QUEUE, msg_id=bus.command(lost)["msg_id"])
+    bus.run("delete from pgmq.q_pay__commands where msg_id operator(pg_catalog.=) %s", bus.command(lost)["msg_id"])
     assert bus.result("sp_park_lost", domain=DOMAIN, before=bus.value("select pg_catalog.now()")) == lost
     assert DOMAIN in {row["list_known_domains"] for row in bus.call("list_known_domains")}
     for function in ("sp_drop_partitions", "sp_prune_audit", "sp_prune_commands", "sp_prune_payloads"):
@@ -283,3 +283,21 @@ def test_names_with_quotes_reach_no_statement(database_url: str) -> None:
             assert bus.trail(command_id)[-1]["details"] == {"operator": name, "reason": name}
         assert isinstance(command_id, UUID)
         assert bus.queue(QUEUE) == []
+
+
+def test_messages_of_commands_are_out_of_reach_of_the_functions_for_plain_queues(database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+        (command_id,) = bus.send_new()
+        for call in (
+            f"queue_read('{QUEUE}', 10, 1)",
+            f"queue_delete('{QUEUE}', 1)",
+            f"queue_archive('{QUEUE}', 1)",
+            f"queue_set_vt('{QUEUE}', 1, 60)",
+            f"queue_send('{QUEUE}', array['{{}}'::jsonb])",
+            "queue_create('x__commands')",
+            "queue_create('x__replies')",
+        ):
+            with refusal("CB007", "queue: "):
+                bus.rows(f"select * from commandbus.{call}")
+        assert [row["command_id"] for row in bus.receive()] == [command_id]

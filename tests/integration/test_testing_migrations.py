@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -97,23 +96,6 @@ def test_all_says_so_where_the_end_to_end_tables_have_no_file(empty_database_url
 def test_a_container_is_asked_for_its_url(empty_database_url: str) -> None:
     apply_core_migrations(Started(empty_database_url))
     assert exists(empty_database_url, "commandbus.command")
-
-
-def docker_has(image: str) -> bool:
-    docker = shutil.which("docker")
-    command = (docker or "", "image", "inspect", image)
-    return docker is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-if docker_has("postgres:18"):  # a full run demands no Docker; --server=container does
-
-    @pytest.mark.timeout(300)
-    def test_a_container_of_testcontainers_is_migrated() -> None:
-        from testcontainers.postgres import PostgresContainer
-
-        with PostgresContainer("postgres:18") as container:
-            apply_core_migrations(container)
-            assert "commandbus.command" in verify_migrations(container)
 
 
 def test_an_embedded_server_is_started_migrated_and_left_running(directory: Path) -> None:

@@ -42,8 +42,8 @@ def maintain(
     """Make the audit's next partitions, and remove what is older than you say.
 
     What no option and no variable names is kept for ever: COMMANDBUS_KEEP_COMMANDS_DAYS, and so on with AUDIT,
-    PAYLOADS, ARCHIVES, REPLIES. What waits, runs or is with an
-    operator is never touched. Workers do the same about every hour. Exit code 1 when another session was in the way.
+    PAYLOADS, ARCHIVES, REPLIES. What waits, runs or is with an operator is never touched. Workers do the same about
+    every hour. Exit code 1 when another session was in the way.
     """
     given = {
         "keep_commands_days": keep_commands,

@@ -87,11 +87,16 @@ def _make_roles(connection: Connection[Any], names: RoleNames) -> list[sql.Compo
     rows = select(
         connection,
         "select r.rolname, r.rolsuper, pg_catalog.pg_has_role(r.oid, case"
-        " when current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end)"
+        " when current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end),"
+        " exists (select from pg_catalog.pg_roles o"
+        " where o.rolname = %s and o.oid <> r.oid and pg_catalog.pg_has_role(r.oid, o.oid, 'MEMBER'))"
         " from pg_catalog.pg_roles r where r.rolname = any (%s)",
-        (list(asdict(names).values()),),
+        (names.owner, list(asdict(names).values())),
     )
-    found = {name: (is_super, is_mine) for name, is_super, is_mine in rows}
+    found = {name: (is_super, is_mine) for name, is_super, is_mine, _ in rows}
+    for role, name in asdict(names).items():
+        if any(row[0] == name and row[3] for row in rows):  # a superuser is a member of every role
+            raise InvalidArgumentError(role, f'must not be "{name}", which has the rights of "{names.owner}"')
     statements = [
         sql.SQL("create role {} nologin").format(sql.Identifier(name))
         for name in asdict(names).values()

@@ -96,7 +96,6 @@ _SENDING_AND_WORKING = (
     "sp_settle_commands",
     "sp_finish_command",
     "sp_start_batch",
-    "sp_update_batch_counters",
     "sp_take_replies",
     "queue_create",
     "queue_send",
@@ -115,6 +114,7 @@ _DECIDING = (
     "sp_tsq_retry",
     "sp_tsq_cancel",
     "sp_tsq_complete",
+    "sp_update_batch_counters",  # any of the three before by another name
     "sp_park_lost",
     "sp_drop_partitions",  # who may forget the past is not who makes it
     "sp_prune_audit",

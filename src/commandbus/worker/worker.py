@@ -241,12 +241,12 @@ class Worker:
             await self._engine.run()
             logger.info("worker stopped", extra=facts)
         finally:
-            if housekeeping is not None:
-                housekeeping.cancel()
-                await asyncio.wait({housekeeping})
             self._engine = None
             self._task = None
             self._finished.set()
+            if housekeeping is not None:
+                housekeeping.cancel()
+                await asyncio.wait({housekeeping}, timeout=_LAST_CALLS)
             await own.close()
 
     async def stop(self, timeout: float | None = None) -> None:
