@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from commandbus.migrate import RoleNames
     from tests.support import Server
 
+pytestmark = pytest.mark.direct("looks at sessions and LISTEN, which a pooler hides; test_pgbouncer has the doctor too")
+
 
 @pytest.fixture
 def bus(database_url: str) -> Iterator[Bus]:

@@ -233,6 +233,7 @@ def test_a_postgres_that_never_answers_is_given_up(cluster: StandIn, empty_datab
     assert message.startswith("PodNotReadyError: PostgreSQL in pod postgres-0 did not answer in 0.5 s: ")
 
 
+@pytest.mark.direct("what a pooler says of a database that is not there is its own")
 def test_what_postgres_says_when_it_refuses_is_passed_on(cluster: StandIn, empty_database_url: str) -> None:
     cluster.add_service()
     cluster.add_pod()
