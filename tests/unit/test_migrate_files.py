@@ -98,6 +98,7 @@ def test_descriptions_tell_files_for_tests(tmp_path: Path) -> None:
         "V1__x.SQL",
         "V8.sql",
         "R__.sql",
+        "R1__x.sql",
         "R_x.sql",
         "r__x.sql",
     ],

@@ -21,7 +21,7 @@ SCHEMA_VERSION = "001"
 _FILE_NAME = re.compile(r"(?:V(?P<version>[0-9]+(?:[._][0-9]+)*)|R)__(?P<description>.+)\.sql")
 _CALLBACK = re.compile(r"(?:before|after)[A-Z][A-Za-z]*(?:__.*)?\.sql")
 # Whatever somebody may have meant as a migration, or Flyway would run: never passed over in silence.
-_LOOKS_LIKE_ONE = re.compile(rf"(?i:[VUB][0-9._].*|V.*__.*|R_.*)\.(?i:sql)|{_CALLBACK.pattern}")
+_LOOKS_LIKE_ONE = re.compile(rf"(?i:[VUB][0-9._].*|[VR].*__.*|R_.*)\.(?i:sql)|{_CALLBACK.pattern}")
 _NEVER_APPLIED = {"U": "an undo migration", "B": "a baseline migration"}
 LONGEST_VERSION = 50  # characters, the widths of the history's columns
 LONGEST_DESCRIPTION = 200
