@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 from pgmq.install import install_pgmq_from_sql
@@ -69,7 +69,7 @@ class Contestant(Protocol):
 
     def sender(
         self, url: str
-    ) -> tuple[Callable[[dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
+    ) -> tuple[Callable[[UUID, dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
         """Return what sends one job in one commit, and what sends a set of jobs."""
 
     def work(self, url: str, hook: Hook, *, listen: bool) -> None:
@@ -89,11 +89,11 @@ class Bare:
 
     def sender(
         self, url: str
-    ) -> tuple[Callable[[dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
+    ) -> tuple[Callable[[UUID, dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
         """Return pgmq.send and pgmq.send_batch."""
         connection = psycopg.connect(url, autocommit=True)
 
-        def one(job: dict[str, Any]) -> object:
+        def one(_: UUID, job: dict[str, Any]) -> object:
             return connection.execute("select pgmq.send('bench', %s::jsonb)", (json.dumps(job),)).fetchone()
 
         def many(jobs: Sequence[dict[str, Any]]) -> object:
@@ -138,14 +138,14 @@ class Bus:
 
     def sender(
         self, url: str
-    ) -> tuple[Callable[[dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
+    ) -> tuple[Callable[[UUID, dict[str, Any]], object], Callable[[Sequence[dict[str, Any]]], object]]:
         """Return the bus's send and send_batch, of the twin without an event loop as the other side has none."""
         pool = SyncPool(database_url=url)
         pool.open()
         bus = SyncBus(pool)
 
-        def one(job: dict[str, Any]) -> object:
-            return bus.send("bench", "Noop", uuid4(), job)
+        def one(command_id: UUID, job: dict[str, Any]) -> object:
+            return bus.send("bench", "Noop", command_id, job)
 
         def many(jobs: Sequence[dict[str, Any]]) -> object:
             return bus.send_batch([SendRequest("bench", "Noop", uuid4(), job) for job in jobs])
@@ -182,12 +182,13 @@ def send_one_by_one(contestant: Contestant, url: str, count: int) -> None:
     """For each line from the driver, tell the seconds that *count* sends take, one after the other."""
     one, _ = contestant.sender(url)
     for i in range(20):
-        one(payload(i))
+        one(uuid4(), payload(i))
     tell("READY")
     for _ in sys.stdin:
+        jobs = [(uuid4(), payload(i)) for i in range(count)]  # what a sender has before it sends
         start = time.monotonic()
-        for i in range(count):
-            one(payload(i))
+        for command_id, job in jobs:
+            one(command_id, job)
         tell(f"SENT {time.monotonic() - start}")
 
 
@@ -206,7 +207,7 @@ def send_paced(contestant: Contestant, url: str, count: int, interval: float) ->
     start = time.monotonic()
     for i in range(count):
         time.sleep(max(0.0, start + i * interval - time.monotonic()))
-        one(payload(i, time.monotonic_ns()))
+        one(uuid4(), payload(i, time.monotonic_ns()))
     return time.monotonic() - start
 
 

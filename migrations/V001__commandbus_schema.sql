@@ -785,7 +785,7 @@ declare
 begin
     if v_msg_id is null or p_command_id is null or p_command_type is null or p_data is null
         or p_max_attempts not between 1 and 1000 or p_reply_queue <> ''
-        or octet_length(p_data::text) > p_max_payload_bytes then
+        or p_max_payload_bytes is not null and octet_length(p_data::text) > p_max_payload_bytes then
         perform commandbus._command_table(%2$L);
         perform commandbus._check_send(
             %2$L, array[p_command_id], array[p_command_type], array[p_data], null, array[p_reply_queue],

@@ -19,6 +19,7 @@ from commandbus import (
     CommandStatus,
     DatabaseUnavailableError,
     DuplicateCommandError,
+    InvalidArgumentError,
     InvalidOperationError,
     QueueNotFoundError,
     SendRequest,
@@ -123,6 +124,12 @@ async def test_a_send_on_a_plain_connection_is_sent_if_and_only_if_its_transacti
         await sending(bus, connection, command_id)
         await (connection.commit() if commits else connection.rollback())
     assert await bus.command_exists(DOMAIN, command_id) is commits
+
+
+async def test_numbers_that_grow_beyond_the_limit_in_the_server_are_refused(bus: CommandBus) -> None:
+    with pytest.raises(InvalidArgumentError, match="data: larger than 262144 bytes"):
+        await bus.send(DOMAIN, "charge", uuid4(), {"n": [1e308] * 1000})  # 7,000 characters here, 310,000 there
+    await bus.send(DOMAIN, "charge", uuid4(), {"n": [1e308] * 500})
 
 
 async def test_a_send_in_a_transaction_of_our_pool_commits_with_it(bus: CommandBus, pool: CommandBusPool) -> None:

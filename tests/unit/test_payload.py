@@ -174,7 +174,9 @@ def test_pydantic_model_is_an_object() -> None:
     assert json.loads(text) == {"order_id": str(ID), "amount": "5"}
 
 
-@pytest.mark.parametrize("data", [None, [], "text", 7, True, (), {1}, b"{}", object()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "data", [None, [], "text", 7, True, (), {1}, b"{}", object()], ids=lambda value: type(value).__name__
+)
 def test_command_data_must_be_an_object(data: object) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^data: must be a dict or a pydantic model$"):
         payload.encode(data)

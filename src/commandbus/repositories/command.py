@@ -75,6 +75,15 @@ class Verdict(NamedTuple):
     refusal: str | None
 
 
+def _limit_for(data: str, max_payload_bytes: int) -> int | None:
+    """Return the limit that the server must check, or None where *data*, which was checked here, cannot reach it.
+
+    The server measures its own text, in which five characters of a float may be 309 digits; nothing grows more. To
+    write that text costs a send three percent.
+    """
+    return None if len(data) * 64 <= max_payload_bytes else max_payload_bytes
+
+
 @lru_cache(256)
 def _send_sql(domain: str) -> str:
     """Return the call of a domain's own function: only there is the queue's name known when the server plans."""
@@ -130,7 +139,7 @@ class PostgresCommandRepository(Repository):
                     command.reply_to,
                     command.max_attempts,
                     self._settings.notify,
-                    self._settings.max_payload_bytes,
+                    _limit_for(command.data, self._settings.max_payload_bytes),
                 ),
                 repeatable=False,
             )
