@@ -84,7 +84,7 @@ def test_finish_in_troubleshooting_queue_keeps_the_payload_for_a_retry(bus: Bus)
     assert bus.payload(command_id)[0]["message"] == message["message"]
     assert bus.replies() == []
     assert bus.counts(batch_id) == (1, 0, 0, 0, 1)
-    bus.call("queue_archive", queue=QUEUE, msg_id=message["msg_id"])
+    bus.rows("select pgmq.archive(%s, %s)", QUEUE, message["msg_id"])
     bus.call("sp_operator_retry", domain=DOMAIN, command_ids=[command_id])
     assert [(row["command_id"], row["data"]) for row in bus.receive()] == [(command_id, '{"n": 0}')]
 
