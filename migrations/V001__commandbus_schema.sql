@@ -753,7 +753,7 @@ begin
 end $$;
 
 -- commandbus._write_sender: make the function send_to_<domain>, which is sp_send_commands for one command of that
--- domain at a third of the price: as the queue's name stands in it, each connection plans its statements only once.
+-- domain at a lower price: as the queue's name stands in it, each connection plans its statements only once.
 --
 -- Locks    nothing that exists before.
 create function commandbus._write_sender(p_domain text)

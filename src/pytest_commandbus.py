@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 try:
     from pytest_asyncio import fixture as async_fixture
 except ImportError:  # another plugin, such as anyio's, may run async tests
-    async_fixture = pytest.fixture  # type: ignore[assignment]
+    async_fixture = pytest.fixture  # type: ignore[assignment]  # no plugin, no async
 
 URL_VARIABLE = "COMMANDBUS_TEST_DATABASE_URL"
 URL_OPTION = "commandbus_database_url"

@@ -113,7 +113,7 @@ def test_a_data_directory_is_made_when_it_is_missing(directory: Path) -> None:
 
 def test_anything_else_is_no_target() -> None:
     with pytest.raises(InvalidArgumentError, match=r"target: must be a database URL, .* it is of type int"):
-        apply_core_migrations(5)  # type: ignore[arg-type]
+        apply_core_migrations(5)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_doing_it_twice_does_nothing(empty_database_url: str) -> None:

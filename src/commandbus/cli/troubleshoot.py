@@ -135,7 +135,7 @@ def retry(
 def cancel(
     domain: Domain,
     command_ids: CommandIds = None,
-    reason: Annotated[str, typer.Option(help="Why; the sender is told.", metavar="TEXT")] = ...,  # type: ignore[assignment]
+    reason: Annotated[str, typer.Option(help="Why; the sender is told.", metavar="TEXT")] = ...,  # type: ignore[assignment]  # typer: required
     all_: All = False,
     command_type: CommandType = None,
     yes: Yes = False,
