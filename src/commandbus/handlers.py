@@ -7,21 +7,20 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from commandbus._payload_models import payload_model, to_model
 from commandbus.errors import (
     HandlerAlreadyRegisteredError,
     HandlerNotFoundError,
     InvalidArgumentError,
     InvalidOperationError,
-    InvalidPayloadError,
 )
 from commandbus.models import Command
-from commandbus.payload import check_command_type, check_domain, check_timeout, describe_validation_error
+from commandbus.payload import check_command_type, check_domain, check_timeout
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -121,7 +120,7 @@ class Registration:
         Raises:
             InvalidPayloadError: the command's data does not fit the handler's model.
         """
-        argument = command if self.payload_model is None else _to_model(self.payload_model, command)
+        argument = command if self.payload_model is None else to_model(self.payload_model, command)
         if self.is_async:
             return await self.fn(argument, context)
         run = partial(contextvars.copy_context().run, _call_plain, self.fn, argument, context)
@@ -254,48 +253,7 @@ def _make_registration(domain: str, command_type: str, fn: HandlerFn, transactio
         raise InvalidArgumentError(
             "transactional", "needs an async def handler: a plain def cannot use an async connection"
         )
-    return Registration(domain, command_type, fn, is_async, transactional, _payload_model(fn))
-
-
-def _payload_model(fn: HandlerFn) -> type[BaseModel] | None:
-    """Return the pydantic model that the first parameter of *fn* is annotated with, or None."""
-    try:
-        signature = inspect.signature(fn)
-    except (ValueError, NameError):  # written in C, or annotated with names that exist for type checkers only
-        return None
-    try:
-        signature.bind(None, None)
-    except TypeError:
-        raise InvalidArgumentError("fn", "must take two positional arguments: (command, context)") from None
-    written = next(iter(signature.parameters.values())).annotation
-    found = _resolve(written, fn) if isinstance(written, str) else written
-    if get_origin(found) is Annotated:
-        found = get_args(found)[0]
-    if isinstance(found, type) and issubclass(found, BaseModel):
-        return found
-    if found in (inspect.Parameter.empty, Any) or (isinstance(found, type) and issubclass(Command, found)):
-        return None
-    if found is None and str(written).rpartition(".")[2] == Command.__name__:
-        return None  # imported for type checkers only
-    name = written if isinstance(written, str) else getattr(written, "__name__", written)
-    reason = "which does not exist at run time" if found is None else "which is neither a pydantic model nor Command"
-    raise InvalidArgumentError(
-        "fn", f"{getattr(fn, '__qualname__', fn)}: its first parameter is annotated with {name}, {reason}"
-    )
-
-
-def _resolve(annotation: str, fn: HandlerFn) -> object:
-    """Return what the text of an annotation stands for, or None where it cannot be known.
-
-    It is resolved alone: another annotation of *fn* may name what exists for type checkers only.
-    """
-    function = inspect.unwrap(fn)
-    function = getattr(function, "func", function)
-    namespace = getattr(function, "__globals__", {})
-    try:
-        return get_type_hints(SimpleNamespace(__annotations__={"it": annotation}), namespace).get("it")
-    except (NameError, TypeError, AttributeError, SyntaxError):
-        return None
+    return Registration(domain, command_type, fn, is_async, transactional, payload_model(fn))
 
 
 def _call_plain(fn: HandlerFn, argument: object, context: HandlerContext) -> object:
@@ -304,12 +262,3 @@ def _call_plain(fn: HandlerFn, argument: object, context: HandlerContext) -> obj
         return fn(argument, context)
     except StopIteration as error:
         raise RuntimeError("the handler raised StopIteration") from error
-
-
-def _to_model(model: type[BaseModel], command: Command) -> BaseModel:
-    try:
-        return model.model_validate(command.data)
-    except ValidationError as error:
-        raise InvalidPayloadError(
-            f"the data does not fit {model.__name__}: {describe_validation_error(error, model)}"
-        ) from None

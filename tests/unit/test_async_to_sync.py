@@ -155,10 +155,10 @@ def test_source_that_cannot_be_printed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     package = make_package(tmp_path, monkeypatch)
-    (package / "bus.py").write_text("from .pool import f\n")
+    (package / "troubleshooting.py").write_text("from .pool import f\n")
 
     assert tool.main([]) == 1
-    assert "src/commandbus/bus.py: line 1: write absolute imports" in capsys.readouterr().err
+    assert "src/commandbus/troubleshooting.py: line 1: write absolute imports" in capsys.readouterr().err
     assert not (package / "sync").exists()
 
 

@@ -2,19 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from psycopg import AsyncConnection
-from psycopg.errors import InsufficientPrivilege
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
-from commandbus._conninfo import connection_parameters
 from commandbus.errors import (
     BusinessRuleException,
-    DatabaseUnavailableError,
     InvalidArgumentError,
     InvalidOperationError,
     PermanentCommandError,
@@ -24,10 +18,10 @@ from commandbus.errors import (
 from commandbus.handlers import HandlerRegistry
 from commandbus.maintenance import Maintenance
 from commandbus.payload import check_count, check_domain, check_timeout, clean_text
-from commandbus.pool import CommandBusPool
 from commandbus.repositories import PgmqClient, PostgresCommandRepository
 from commandbus.repositories._base import check_pool, settings_of
 from commandbus.retry import RetryPolicy, Settlement, settle_error, settle_result
+from commandbus.worker.connections import listening, open_now, own_pool
 from commandbus.worker.engine import Engine, RunOptions
 from commandbus.worker.housekeeping import keep_house
 from commandbus.worker.leases import extend_lease
@@ -39,8 +33,6 @@ MAX_CONCURRENCY = 10_000
 _MAX_VISIBILITY_TIMEOUT = 86_400
 _MAX_POLL_INTERVAL = 3_600
 _LAST_CALLS = 5.0
-_FEWEST_CONNECTIONS = 2  # one receives while the other settles
-OWN_CONNECTIONS = 3  # at most, beside those of handlers
 
 
 class Worker:
@@ -220,15 +212,15 @@ class Worker:
             visibility_timeout=self._visibility_timeout,
             policy=self._policy,
             max_result_bytes=self._settings.max_payload_bytes,
-            connect=self._listening() if use_notify and self._settings.notify else None,
+            connect=listening(self._pool, self._settings) if use_notify and self._settings.notify else None,
         )
-        own = self._own_pool()
+        own = own_pool(self._pool, self._domain, self._settings)
         housekeeping: asyncio.Task[None] | None = None
         self._finished.clear()
         self._is_stop_asked = False
         self._task = asyncio.current_task()
         try:
-            await _open(own)
+            await open_now(own)
             await PgmqClient(own, self._settings).create_domain(self._domain)
             if self._is_stop_asked:
                 return
@@ -281,40 +273,6 @@ class Worker:
             return False
         return True
 
-    def _own_pool(self) -> AsyncConnectionPool[Any]:
-        """Return a pool with the same parameters for the worker's own statements."""
-        return AsyncConnectionPool(
-            self._pool.conninfo,
-            connection_class=self._pool.connection_class,
-            kwargs=self._pool.kwargs,
-            configure=self._prepare,
-            min_size=_FEWEST_CONNECTIONS,
-            max_size=OWN_CONNECTIONS,
-            timeout=self._settings.pool_timeout,
-            name=f"commandbus-worker-{self._domain}",
-            open=False,
-        )
-
-    async def _prepare(self, connection: AsyncConnection[Any]) -> None:
-        """Make a new connection of the worker's own ready, so that no command waits for its first plans."""
-        await connection.set_autocommit(True)
-        with suppress(InsufficientPrivilege):  # what a role may not call here it may not need; the first call will say
-            await PostgresCommandRepository(connection, self._settings).warm_up(self._domain)
-
-    def _listening(self) -> Callable[[], Awaitable[AsyncConnection[Any]]] | None:
-        """Return what opens a connection for LISTEN, or None where there is no way for one."""
-        pool = self._pool
-        if isinstance(pool, CommandBusPool):
-            return pool.listen_connection if pool.can_listen else None
-        if self._settings.pgbouncer:
-            if not self._settings.listen_database_url:
-                return None
-            return partial(AsyncConnection.connect, **connection_parameters(self._settings, listen=True))
-        conninfo, kwargs = pool.conninfo, pool.kwargs or {}
-        if not isinstance(conninfo, str) or callable(kwargs):
-            return None
-        return partial(AsyncConnection.connect, conninfo, **{**kwargs, "autocommit": True})
-
     def _settlement_of(self, received: ReceivedCommand, error: Exception) -> Settlement:
         context = received.context
         return settle_error(error, attempt=context.attempt, max_attempts=context.max_attempts, policy=self._policy)
@@ -325,13 +283,6 @@ class Worker:
             raise StaleLeaseError(
                 f"the lease of command {received.lease.command_id} is no longer held: nothing was stored"
             )
-
-
-async def _open(pool: AsyncConnectionPool[Any]) -> None:
-    try:
-        await pool.open(wait=True)
-    except PoolTimeout:
-        raise DatabaseUnavailableError("no connection could be opened for the worker") from None
 
 
 def _code_and_text(error: Exception) -> tuple[str, str]:

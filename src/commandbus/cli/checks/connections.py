@@ -6,7 +6,7 @@ from typing import LiteralString
 
 from commandbus.cli.checks.check import Check, ok, problem, warning
 from commandbus.sync.pool import CommandBusPool
-from commandbus.worker.worker import OWN_CONNECTIONS
+from commandbus.worker.connections import OWN_CONNECTIONS
 
 _FULL = 0.9  # of the connections
 

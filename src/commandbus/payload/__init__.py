@@ -1,0 +1,54 @@
+"""The door for names, numbers and JSON: what breaks a limit is refused here, before any SQL.
+
+No error of this package repeats the value that it refuses.
+"""
+
+from commandbus.payload.arguments import (
+    MAX_COMMAND_TYPE_LENGTH,
+    check_aware,
+    check_command_type,
+    check_count,
+    check_domain,
+    check_items,
+    check_one_of,
+    check_queue,
+    check_reply_queue,
+    check_text,
+    check_timeout,
+    check_uuid,
+)
+from commandbus.payload.json_text import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_PAYLOAD_BYTES,
+    decode,
+    decode_leniently,
+    encode,
+    encode_value,
+)
+from commandbus.payload.texts import MAX_ERROR_LENGTH, clean_text, describe_validation_error
+
+__all__ = [
+    "MAX_COMMAND_TYPE_LENGTH",
+    "MAX_DEPTH",
+    "MAX_DIGITS",
+    "MAX_ERROR_LENGTH",
+    "MAX_PAYLOAD_BYTES",
+    "check_aware",
+    "check_command_type",
+    "check_count",
+    "check_domain",
+    "check_items",
+    "check_one_of",
+    "check_queue",
+    "check_reply_queue",
+    "check_text",
+    "check_timeout",
+    "check_uuid",
+    "clean_text",
+    "decode",
+    "decode_leniently",
+    "describe_validation_error",
+    "encode",
+    "encode_value",
+]

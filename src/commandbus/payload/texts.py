@@ -1,0 +1,33 @@
+"""Texts for people: as PostgreSQL can store them, and without the data that they are about."""
+
+import re
+
+from pydantic import BaseModel, ValidationError
+
+MAX_ERROR_LENGTH = 2_000
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def clean_text(text: str, max_length: int = MAX_ERROR_LENGTH) -> str:
+    """Return *text* as PostgreSQL can store it: no NUL or lone surrogate, at most *max_length* characters."""
+    if len(text) > max_length:
+        text = text[: max_length - 1] + "…"
+    return UNSTORABLE.sub("\ufffd", text)
+
+
+def describe_validation_error(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Return where and how data does not fit a model, and none of it: ``amount: missing``.
+
+    Below a field of *model* only places in lists are named: keys of objects come from the data.
+    """
+    known = {name for n, f in (model.model_fields if model else {}).items() for name in (n, f.alias)}
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{_place(p['loc'], known)}: {p['type']}" for p in problems)
+
+
+def _place(location: tuple[int | str, ...], known: set[str | None]) -> str:
+    """Return the location of a problem without the names that only the data knows."""
+    first, *rest = [str(part) if isinstance(part, int) or part in known else "[key]" for part in location] or ["data"]
+    below = ["." + (part if part.isdigit() else "[key]") for part in rest]
+    return first + "".join(below)

@@ -1,0 +1,140 @@
+"""Commands that wait for an operator, and the operator's verdicts."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from commandbus.models import ErrorType, TroubleshootingItem
+from commandbus.payload import decode_leniently
+from commandbus.repositories._arrays import plain_array
+from commandbus.repositories._base import Repository, Row
+
+
+class Verdict(NamedTuple):
+    """What became of one id of an operator's call; refusal is None, NOT_FOUND, NO_PAYLOAD, or the status it has."""
+
+    command_id: UUID
+    msg_id: int | None
+    refusal: str | None
+
+
+class Troubleshooting(Repository):
+    """What an operator calls."""
+
+    async def list_troubleshooting(
+        self, domain: str | None, command_type: str | None, *, limit: int, offset: int
+    ) -> list[TroubleshootingItem]:
+        """Return commands that wait for an operator, longest waiting first.
+
+        A payload that cannot be decoded is given as its text, so that one bad row hides no other.
+
+        Source: ``commandbus.list_troubleshooting``.
+        """
+        rows = await self._rows(
+            "select (command).domain, (command).command_id, (command).command_type, (command).attempts,"
+            " (command).max_attempts, (command).last_error_type, (command).last_error_code, (command).last_error_msg,"
+            " (command).correlation_id, (command).reply_queue, payload::text, (command).created_at,"
+            " (command).updated_at, (command).batch_id"
+            " from commandbus.list_troubleshooting($1::text, $2::text, $3::int, $4::int)",
+            (domain, command_type, limit, offset),
+        )
+        return [_to_item(row) for row in rows]
+
+    async def list_troubleshooting_ids(self, domain: str, command_type: str | None = None) -> list[UUID]:
+        """Return the ids of all commands of a domain that wait for an operator, longest waiting first.
+
+        Source: ``commandbus.list_troubleshooting_ids``.
+        """
+        rows = await self._rows(
+            "select * from commandbus.list_troubleshooting_ids($1::text, $2::text)", (domain, command_type)
+        )
+        return [command_id for (command_id,) in rows]
+
+    async def count_troubleshooting(
+        self, domain: str | None = None, command_type: str | None = None
+    ) -> list[tuple[str, str, int]]:
+        """Return (domain, command_type, waiting) of all that wait for an operator.
+
+        Source: ``commandbus.count_troubleshooting``.
+        """
+        rows = await self._rows(
+            "select domain, command_type, waiting from commandbus.count_troubleshooting($1::text, $2::text)",
+            (domain, command_type),
+        )
+        return [(found, kind, waiting) for found, kind, waiting in rows]
+
+    async def operator_retry(self, domain: str, command_ids: Sequence[UUID], operator: str | None) -> list[Verdict]:
+        """Queue commands of the TSQ again, all attempts before them. Source: ``commandbus.sp_operator_retry``."""
+        rows = await self._rows(
+            "select command_id, msg_id, refusal from commandbus.sp_operator_retry($1::text, $2::uuid[], $3::text,"
+            " $4::boolean)",
+            (domain, plain_array(command_ids), operator, self._settings.notify),
+            repeatable=False,
+        )
+        return [Verdict._make(row) for row in rows]
+
+    async def operator_cancel(
+        self, domain: str, command_ids: Sequence[UUID], reason: str, operator: str | None
+    ) -> list[Verdict]:
+        """Give up commands of the TSQ. Source: ``commandbus.sp_operator_cancel``."""
+        rows = await self._rows(
+            "select command_id, null, refusal from commandbus.sp_operator_cancel($1::text, $2::uuid[], $3::text,"
+            " $4::text, $5::boolean)",
+            (domain, plain_array(command_ids), reason, operator, self._settings.notify),
+            repeatable=False,
+        )
+        return [Verdict._make(row) for row in rows]
+
+    async def park_lost(self, domain: str, seconds: float) -> list[UUID]:
+        """Park commands sent more than *seconds* ago that have no message. Source: ``commandbus.sp_park_lost``."""
+        rows = await self._rows(
+            "select * from commandbus.sp_park_lost("
+            "$1::text, pg_catalog.now() - pg_catalog.make_interval(secs => $2::float8))",
+            (domain, seconds),
+            repeatable=False,
+        )
+        return [row[0] for row in rows]
+
+    async def operator_complete(
+        self, domain: str, command_ids: Sequence[UUID], result: str | None, operator: str | None
+    ) -> list[Verdict]:
+        """Complete commands of the TSQ; *result* is JSON text. Source: ``commandbus.sp_operator_complete``."""
+        rows = await self._rows(
+            "select command_id, null, refusal from commandbus.sp_operator_complete($1::text, $2::uuid[], $3::jsonb,"
+            " $4::text, $5::boolean)",
+            (domain, plain_array(command_ids), result, operator, self._settings.notify),
+            repeatable=False,
+        )
+        return [Verdict._make(row) for row in rows]
+
+
+def _to_item(row: Row) -> TroubleshootingItem:
+    """Return the record of a row of list_troubleshooting."""
+    (
+        domain,
+        command_id,
+        kind,
+        attempts,
+        most,
+        error,
+        code,
+        text,
+        correlation_id,
+        reply_queue,
+        payload,
+        *rest,
+    ) = row
+    return TroubleshootingItem(
+        domain,
+        command_id,
+        kind,
+        attempts,
+        most,
+        None if error is None else ErrorType(error),
+        code,
+        text,
+        correlation_id,
+        reply_queue or None,
+        decode_leniently(payload),
+        *rest,
+    )

@@ -1,0 +1,158 @@
+# Printed from ../../bus/questions.py by tools/async_to_sync.py; edit that file.
+"""What can be asked: about commands, batches and the audit."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg_pool import ConnectionPool
+
+from commandbus.errors import InvalidArgumentError
+from commandbus.models import AuditEvent, BatchMetadata, BatchStatus, CommandMetadata, CommandStatus
+from commandbus.payload import (
+    check_aware,
+    check_command_type,
+    check_count,
+    check_domain,
+    check_one_of,
+    check_text,
+    check_uuid,
+)
+from commandbus.sync.repositories import PostgresAuditLogger, PostgresBatchRepository, PostgresCommandRepository
+from commandbus.sync.repositories._base import check_pool
+
+MAX_PAGE = 1_000
+MAX_OFFSET = 2**31 - 1
+
+
+class Questions:
+    """The part of the bus that changes nothing.
+
+    Args:
+        pool: as in `CommandBus`.
+    """
+
+    def __init__(self, pool: ConnectionPool[Any]) -> None:
+        self._pool = check_pool(pool)
+        self._commands = PostgresCommandRepository(pool)
+        self._batches = PostgresBatchRepository(pool)
+        self._audit = PostgresAuditLogger(pool)
+
+    def get_batch(self, domain: str, batch_id: UUID) -> BatchMetadata | None:
+        """Return a batch and its counters, or None."""
+        return self._batches.get(check_domain(domain), check_uuid(batch_id, "batch_id"))
+
+    def list_batches(
+        self, domain: str, *, status: BatchStatus | None = None, limit: int = 100, offset: int = 0
+    ) -> list[BatchMetadata]:
+        """Return a domain's batches, newest first; *limit* is 1 to 1,000."""
+        return self._batches.list(
+            check_domain(domain),
+            status=None if status is None else check_one_of(status, "status", BatchStatus),
+            limit=check_count(limit, "limit", 1, MAX_PAGE),
+            offset=check_count(offset, "offset", 0, MAX_OFFSET),
+        )
+
+    def list_batch_commands(
+        self,
+        domain: str,
+        batch_id: UUID,
+        *,
+        status: CommandStatus | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[CommandMetadata]:
+        """Return a batch's commands, oldest first; *limit* is 1 to 1,000."""
+        return self._commands.list_batch(
+            check_domain(domain),
+            check_uuid(batch_id, "batch_id"),
+            status=None if status is None else check_one_of(status, "status", CommandStatus),
+            limit=check_count(limit, "limit", 1, MAX_PAGE),
+            offset=check_count(offset, "offset", 0, MAX_OFFSET),
+        )
+
+    def get_command(self, domain: str, command_id: UUID) -> CommandMetadata | None:
+        """Return a command's stored state, or None."""
+        return self._commands.get(check_domain(domain), check_uuid(command_id, "command_id"))
+
+    def command_exists(self, domain: str, command_id: UUID) -> bool:
+        """Return whether the command was ever sent in this domain."""
+        return self.get_command(domain, command_id) is not None
+
+    def query_commands(
+        self,
+        status: CommandStatus | None = None,
+        domain: str | None = None,
+        command_type: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 100,
+        offset: int = 0,
+        *,
+        correlation_id: UUID | None = None,
+    ) -> list[CommandMetadata]:
+        """Return the commands that match every filter given, newest first.
+
+        Args:
+            status: only these.
+            domain: only of this one.
+            command_type: only of this one.
+            created_after: only those sent at this time or later; aware.
+            created_before: only those sent before; aware.
+            limit: 1 to 1,000.
+            offset: from 0; later pages cost more.
+            correlation_id: only of this conversation.
+
+        Raises:
+            InvalidArgumentError: an argument breaks its limit, or a time has no zone.
+        """
+        return self._commands.query(
+            correlation_id=None if correlation_id is None else check_uuid(correlation_id, "correlation_id"),
+            status=None if status is None else check_one_of(status, "status", CommandStatus),
+            domain=None if domain is None else check_domain(domain),
+            command_type=None if command_type is None else check_command_type(command_type),
+            created_after=None if created_after is None else check_aware(created_after, "created_after"),
+            created_before=None if created_before is None else check_aware(created_before, "created_before"),
+            limit=check_count(limit, "limit", 1, MAX_PAGE),
+            offset=check_count(offset, "offset", 0, MAX_OFFSET),
+        )
+
+    def get_audit_trail(self, command_id: UUID, domain: str | None = None) -> list[AuditEvent]:
+        """Return what happened to a command (or, given its id, a batch), oldest first."""
+        return self._audit.get_trail(
+            check_uuid(command_id, "command_id"), None if domain is None else check_domain(domain)
+        )
+
+    def query_audit(
+        self,
+        domain: str | None = None,
+        event_type: str | None = None,
+        *,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        before_id: int | None = None,
+        limit: int = 100,
+    ) -> list[AuditEvent]:
+        """Return the events that match every filter given, newest first.
+
+        Args:
+            domain: only of this one.
+            event_type: only of this kind, see `AuditEventType`; 1 to 100 characters.
+            after: only from this time on; aware.
+            before: only before this time; aware. For the next page, the timestamp of the last event.
+            before_id: with *before*: of the events at that very time, only those with a smaller audit_id.
+            limit: 1 to 1,000.
+
+        Raises:
+            InvalidArgumentError: an argument breaks its limit, a time has no zone, or *before_id* stands alone.
+        """
+        if before_id is not None and before is None:
+            raise InvalidArgumentError("before_id", "needs before")
+        return self._audit.query(
+            domain=None if domain is None else check_domain(domain),
+            event_type=None if event_type is None else check_text(event_type, "event_type", 100),
+            after=None if after is None else check_aware(after, "after"),
+            before=None if before is None else check_aware(before, "before"),
+            before_id=None if before_id is None else check_count(before_id, "before_id", 1, 2**63 - 1),
+            limit=check_count(limit, "limit", 1, MAX_PAGE),
+        )
