@@ -101,6 +101,7 @@ create table commandbus.command (
     read_ct          int,        -- with msg_id: the lease of the last delivery
     attention_at     timestamptz, -- since when it is in the TSQ, failed or canceled
     finished_at      timestamptz,
+    failure_key      uuid,       -- while it is in the TSQ: of the group of failures that look the same
     constraint command_pk primary key (command_id, domain),
     constraint command_batch_fk foreign key (domain, batch_id) references commandbus.batch (domain, batch_id),
     constraint command_state_ck check (
@@ -116,6 +117,9 @@ create index command_created_idx on commandbus.command (created_at);
 create index command_batch_idx on commandbus.command (domain, batch_id) where batch_id is not null;
 -- list_troubleshooting, and query_commands for failed and canceled ones.
 create index command_attention_idx on commandbus.command (domain, attention_at) where attention_at is not null;
+-- list_failure_groups, and the commands of one.
+create index command_failure_idx on commandbus.command (domain, failure_key, attention_at)
+    where failure_key is not null;
 
 -- What happened, one row per event; command_id is the batch's id in BATCH_* events. No payload is ever in it.
 --
@@ -182,6 +186,91 @@ create table commandbus.undelivered_reply (
 
 -- sp_create_domain: the replies that waited for this queue.
 create index undelivered_reply_queue_idx on commandbus.undelivered_reply (queue_name);
+
+-- Domains whose commands no worker is given, until an operator resumes them.
+create table commandbus.paused_domain (
+    domain    text        not null,
+    paused_at timestamptz not null default now(),
+    operator  text,
+    reason    text,
+    constraint paused_domain_pk primary key (domain)
+);
+
+-- Worker processes that say now and then that they live. Nothing depends on it: it is for people to look at.
+create table commandbus.worker (
+    worker_id   uuid        not null,
+    domain      text        not null,
+    host        text        not null,
+    pid         int         not null,
+    concurrency int         not null,
+    in_flight   int         not null default 0,
+    started_at  timestamptz not null default now(),
+    seen_at     timestamptz not null default now(),
+    constraint worker_pk primary key (worker_id)
+) with (fillfactor = 50);
+
+-- What workers did, in pieces of ten seconds, and how deep the queue was then. waits and runs are histograms: element
+-- i counts commands that took up to 2^(i-1) milliseconds, from their send to the handler, and in the handler.
+create table commandbus.throughput (
+    domain     text        not null,
+    at         timestamptz not null,
+    completed  bigint      not null default 0,
+    failed     bigint      not null default 0,
+    retried    bigint      not null default 0,
+    parked     bigint      not null default 0,
+    enqueued   bigint,     -- the last number that a message of the queue was given
+    depth      bigint,
+    oldest_at  timestamptz,
+    waits      bigint[]    not null default '{}',
+    runs       bigint[]    not null default '{}',
+    constraint throughput_pk primary key (domain, at)
+) with (fillfactor = 50);
+
+-- A selection of commands of the TSQ, frozen, that workers queue again at a chosen rate.
+create table commandbus.redrive (
+    redrive_id    uuid        not null default gen_random_uuid(),
+    domain        text        not null,
+    status        text        not null default 'RUNNING',
+    rate          float8      not null, -- commands per second
+    stop_after    int,        -- this many that wait for an operator again end it
+    total_count   int         not null,
+    sent_count    int         not null default 0,
+    refused_count int         not null default 0, -- somebody else decided about them before
+    failed_count  int         not null default 0, -- wait for an operator again
+    operator      text,
+    reason        text,
+    created_at    timestamptz not null default clock_timestamp(),
+    stepped_at    timestamptz not null default clock_timestamp(), -- until when the rate has been used up
+    looked_at     timestamptz not null default clock_timestamp(), -- until when failures have been looked for
+    finished_at   timestamptz,
+    constraint redrive_pk primary key (redrive_id),
+    constraint redrive_status_ck check (status in ('RUNNING', 'PAUSED', 'STOPPED', 'COMPLETED')),
+    constraint redrive_finished_ck check ((finished_at is not null) = (status in ('STOPPED', 'COMPLETED'))),
+    constraint redrive_counts_ck check (
+        least(sent_count, refused_count, failed_count) >= 0 and sent_count + refused_count <= total_count
+        and failed_count <= sent_count
+    )
+);
+
+-- sp_step_redrives, which workers call all the time.
+create index redrive_running_idx on commandbus.redrive (domain) where finished_at is null;
+-- list_redrives: newest first.
+create index redrive_created_idx on commandbus.redrive (created_at);
+
+create table commandbus.redrive_item (
+    redrive_id uuid        not null,
+    command_id uuid        not null,
+    position   int         not null,
+    sent_at    timestamptz,
+    refusal    text,
+    failed_at  timestamptz,
+    constraint redrive_item_pk primary key (redrive_id, command_id),
+    constraint redrive_item_redrive_fk foreign key (redrive_id) references commandbus.redrive on delete cascade
+);
+
+-- sp_step_redrives: whose turn it is.
+create index redrive_item_next_idx on commandbus.redrive_item (redrive_id, position)
+    where sent_at is null and refusal is null;
 
 
 -- Domains and queues
@@ -1204,7 +1293,7 @@ end $$;
 -- p_wait_for_disk: false lets the transaction commit without waiting for the disk; what a server crash then takes
 -- back is a lease, and the command is delivered again. Only for callers outside a transaction of their own.
 --
--- Returns  0 to p_limit rows, in queue order, those with a fault last.
+-- Returns  0 to p_limit rows, in queue order, those with a fault last; none while the domain is paused.
 -- Raises   CB005, CB007.
 -- Locks    the queue rows it takes (skipping locked ones), then their command rows, then batches that begin.
 create function commandbus.sp_receive_commands(
@@ -1250,6 +1339,9 @@ begin
     end if;
     if p_visibility_timeout is null or p_visibility_timeout not between 1 and 86400 then
         raise exception 'visibility_timeout: must be 1 to 86,400 seconds' using errcode = 'CB007';
+    end if;
+    if exists (select from commandbus.paused_domain u where u.domain = p_domain) then
+        return;
     end if;
     if not p_wait_for_disk then
         perform set_config('synchronous_commit', 'off', true);
@@ -1435,6 +1527,9 @@ begin
             last_error_code = coalesce(v.error_code, c.last_error_code),
             last_error_msg = coalesce(v.error_msg, c.last_error_msg),
             attention_at = case when v.outcome in ('FAILED', 'TROUBLESHOOT') then v_now end,
+            failure_key = case when v.outcome = 'TROUBLESHOOT' then commandbus._failure_key(
+                c.command_type, coalesce(v.error_type, c.last_error_type), coalesce(v.error_code, c.last_error_code),
+                coalesce(v.error_msg, c.last_error_msg)) end,
             finished_at = case when v.outcome in ('COMPLETED', 'FAILED') then v_now end,
             updated_at = v_now
         from unnest(
@@ -1532,6 +1627,29 @@ begin
                 p_notify));
     end if;
 end $$;
+
+-- commandbus._pattern: an error's text without what differs from case to case, so that like failures look alike.
+create function commandbus._pattern(p_text text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(left(p_text, 500),
+        '[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}', '<uuid>', 'g'),
+        '''[^'']*''|"[^"]*"', '<text>', 'g'),
+        '\m0x[0-9a-fA-F]+|\m(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,}\M', '<hex>', 'g'),
+        '[0-9]+([.,:][0-9]+)*', '<number>', 'g'),
+        '\s+', ' ', 'g')
+$$;
+
+-- commandbus._failure_key: what failures that look the same have in common.
+create function commandbus._failure_key(p_command_type text, p_error_type text, p_error_code text, p_error_msg text)
+returns uuid
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select md5(row(p_command_type, p_error_type, p_error_code, commandbus._pattern(p_error_msg))::text)::uuid
+$$;
 
 -- commandbus._reply: the message that answers a command.
 create function commandbus._reply(
@@ -1932,6 +2050,16 @@ as $$
     where a.command_id <> all (p_done)
 $$;
 
+-- commandbus._decision: who decided, and why, as it stands in the audit.
+create function commandbus._decision(p_operator text, p_reason text)
+returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_build_object('operator', p_operator)
+        || case when p_reason is null then '{}' else jsonb_build_object('reason', p_reason) end
+$$;
+
 -- commandbus._resolve: an operator ends the wait of commands; status, error, audit, reply and batch counters.
 --
 -- Returns  the commands it ended.
@@ -1981,6 +2109,7 @@ begin
         set status = p_status,
             attempts = case when p_status = 'PENDING' then 0 else c.attempts end,
             attention_at = case when p_status = 'CANCELED' then v_now end,
+            failure_key = null,
             finished_at = case when p_status <> 'PENDING' then v_now end,
             updated_at = v_now
         from waiting w
@@ -2001,7 +2130,7 @@ begin
         (select array_agg(d.reply_queue order by d.command_id) from done d where d.reply_queue <> ''),
         (select array_agg(commandbus._reply(
                 p_domain, d.command_id, d.correlation_id, p_outcome, p_result,
-                p_error_msg => p_facts ->> 'reason',
+                p_error_msg => p_facts ->> 'reason',  -- told of a cancel only: without a code there is no error
                 p_error_code => case p_outcome when 'CANCELED' then 'CANCELED' end) order by d.command_id)
             from done d where d.reply_queue <> ''),
         (select array_agg(n.batch_id order by n.batch_id) from counted n),
@@ -2031,7 +2160,8 @@ create function commandbus.sp_operator_retry(
     p_domain      text,
     p_command_ids uuid[],
     p_operator    text    default null,
-    p_notify      boolean default true
+    p_notify      boolean default true,
+    p_reason      text    default null
 )
 returns table (command_id uuid, msg_id bigint, refusal text)
 language plpgsql
@@ -2048,7 +2178,7 @@ declare
     v_msg_ids  bigint[];
 begin
     v_done := commandbus._resolve(
-        p_domain, p_command_ids, 'PENDING', 'OPERATOR_RETRY', jsonb_build_object('operator', p_operator), null, null,
+        p_domain, p_command_ids, 'PENDING', 'OPERATOR_RETRY', commandbus._decision(p_operator, p_reason), null, null,
         p_notify);
     if cardinality(v_done) > 0 then
         -- What the row knows is written anew, so that a message somebody tampered with can be tried again.
@@ -2102,8 +2232,8 @@ begin
     end if;
     perform commandbus._check_domain(p_domain);
     v_done := commandbus._resolve(
-        p_domain, p_command_ids, 'CANCELED', 'OPERATOR_CANCEL',
-        jsonb_build_object('operator', p_operator, 'reason', p_reason), 'CANCELED', null, p_notify);
+        p_domain, p_command_ids, 'CANCELED', 'OPERATOR_CANCEL', commandbus._decision(p_operator, p_reason),
+        'CANCELED', null, p_notify);
     return query
     select d.command_id, null::text from unnest(v_done) as d(command_id)
     union all
@@ -2120,7 +2250,8 @@ create function commandbus.sp_operator_complete(
     p_command_ids uuid[],
     p_result      jsonb   default null,
     p_operator    text    default null,
-    p_notify      boolean default true
+    p_notify      boolean default true,
+    p_reason      text    default null
 )
 returns table (command_id uuid, refusal text)
 language plpgsql
@@ -2132,12 +2263,64 @@ declare
 begin
     perform commandbus._check_domain(p_domain);
     v_done := commandbus._resolve(
-        p_domain, p_command_ids, 'COMPLETED', 'OPERATOR_COMPLETE', jsonb_build_object('operator', p_operator),
+        p_domain, p_command_ids, 'COMPLETED', 'OPERATOR_COMPLETE', commandbus._decision(p_operator, p_reason),
         'SUCCESS', p_result, p_notify);
     return query
     select d.command_id, null::text from unnest(v_done) as d(command_id)
     union all
     select r.command_id, r.refusal from commandbus._verdicts(p_domain, p_command_ids, v_done) r;
+end $$;
+
+-- commandbus.sp_operator_edit: queue a command of the TSQ again with other data; both versions stay in the audit.
+--
+-- Returns  the new msg_id.
+-- Raises   CB002; CB005; CB006 when it does not wait; CB007.
+-- Locks    the command row; then its batch row.
+create function commandbus.sp_operator_edit(
+    p_domain     text,
+    p_command_id uuid,
+    p_data       jsonb,
+    p_operator   text    default null,
+    p_reason     text    default null,
+    p_notify     boolean default true
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_before  jsonb;
+    v_status  text;
+    v_verdict record;
+begin
+    perform commandbus._command_table(p_domain);
+    if jsonb_typeof(p_data) is distinct from 'object' then
+        raise exception 'data: must be a JSON object' using errcode = 'CB007';
+    end if;
+    select c.status into v_status
+    from commandbus.command c
+    where c.command_id = p_command_id and c.domain = p_domain
+    for no key update;
+    if not found then
+        raise exception 'command % not found in domain "%"', p_command_id, p_domain using errcode = 'CB002';
+    elsif v_status <> 'IN_TROUBLESHOOTING_QUEUE' then
+        raise exception 'command % is %: it does not wait for an operator', p_command_id, v_status
+            using errcode = 'CB006';
+    end if;
+    select p.message -> 'data' into v_before
+    from commandbus.payload_archive p
+    where p.command_id = p_command_id and p.domain = p_domain;
+    -- What was sent may be lost, or no object: this is what makes such a command whole again.
+    insert into commandbus.payload_archive as p (domain, command_id, message)
+    values (p_domain, p_command_id, jsonb_build_object('data', p_data))
+    on conflict on constraint payload_archive_pk do update
+    set message = case when jsonb_typeof(p.message) = 'object' then p.message else '{}' end || excluded.message;
+    insert into commandbus.audit (domain, command_id, event_type, details)
+    values (p_domain, p_command_id, 'OPERATOR_EDIT',
+        commandbus._decision(p_operator, p_reason) || jsonb_build_object('before', v_before, 'after', p_data));
+    select * into v_verdict
+    from commandbus.sp_operator_retry(p_domain, array[p_command_id], p_operator, p_notify, p_reason);
+    return v_verdict.msg_id;
 end $$;
 
 -- commandbus.sp_park_lost: let commands wait for an operator whose message is gone, purged or dropped with its queue:
@@ -2254,6 +2437,154 @@ begin
     order by c.created_at desc, c.command_id
     limit p_limit
     offset p_offset;
+end $$;
+
+-- commandbus.find_commands: a page of commands that match every filter given, newest first, at a bounded price.
+--
+-- The next page is found with the last row's created_at and command_id as p_before_at and p_before_id. Filters that
+-- have an index find everything. The others look at p_scan commands per call; where that does not fill the page, the
+-- last row has no command, and says where the next call should go on.
+--
+-- p_id: the command with this id, and those of this correlation. p_text: part of a type, an error's code or its text,
+-- or the beginning of an id.
+--
+-- Returns  up to p_limit commands, and perhaps one row more.
+-- Raises   CB007.
+create function commandbus.find_commands(
+    p_domain         text        default null,
+    p_status         text        default null,
+    p_command_type   text        default null,
+    p_created_after  timestamptz default null,
+    p_created_before timestamptz default null,
+    p_correlation_id uuid        default null,
+    p_batch_id       uuid        default null,
+    p_failure_key    uuid        default null,
+    p_id             uuid        default null,
+    p_text           text        default null,
+    p_before_at      timestamptz default null,
+    p_before_id      uuid        default null,
+    p_limit          int         default 50,
+    p_scan           int         default 50000
+)
+returns table (command commandbus.command, resume_at timestamptz, resume_id uuid)
+language plpgsql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    v_from_at timestamptz := coalesce(p_before_at, 'infinity');
+    v_from_id uuid := coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
+    v_domains text[];
+    v_found   int;
+begin
+    if p_limit is null or p_limit not between 1 and 1000 or p_scan is null or p_scan < p_limit then
+        raise exception 'limit: must be 1 to 1,000; scan: not less' using errcode = 'CB007';
+    end if;
+    if p_correlation_id is not null or p_batch_id is not null or p_failure_key is not null or p_id is not null
+        or p_status in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED')
+    then
+        if p_domain is null and (p_batch_id is not null or p_failure_key is not null) then
+            v_domains := array(select commandbus.list_known_domains());  -- what these indexes begin with
+        end if;
+        return query
+        select c, null::timestamptz, null::uuid
+        from commandbus.command c
+        where (p_domain is null or c.domain = p_domain)
+            and (v_domains is null or c.domain = any (v_domains))
+            and (p_status is null or c.status = p_status)
+            and (p_status is null or p_status not in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED')
+                or c.attention_at is not null)
+            and (p_command_type is null or c.command_type = p_command_type)
+            and (p_created_after is null or c.created_at >= p_created_after)
+            and (p_created_before is null or c.created_at < p_created_before)
+            and (p_correlation_id is null
+                or c.correlation_id = p_correlation_id and c.correlation_id <> c.command_id
+                or c.command_id = p_correlation_id and c.correlation_id = p_correlation_id)
+            and (p_batch_id is null or c.batch_id = p_batch_id)
+            and (p_failure_key is null or c.failure_key = p_failure_key)
+            and (p_id is null or c.command_id = p_id or c.correlation_id = p_id and c.correlation_id <> c.command_id)
+            and (p_text is null
+                or strpos(lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
+                or starts_with(c.command_id::text, lower(p_text)))
+            and c.created_at <= v_from_at and (c.created_at, c.command_id) < (v_from_at, v_from_id)
+        order by c.created_at desc, c.command_id desc
+        limit p_limit;
+        return;
+    end if;
+
+    return query
+    select c::commandbus.command, null::timestamptz, null::uuid
+    from (
+        select *
+        from commandbus.command n
+        where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
+            and (p_created_after is null or n.created_at >= p_created_after)
+            and (p_created_before is null or n.created_at < p_created_before)
+        order by n.created_at desc, n.command_id desc
+        limit p_scan
+    ) c
+    where (p_domain is null or c.domain = p_domain)
+        and (p_status is null or c.status = p_status)
+        and (p_command_type is null or c.command_type = p_command_type)
+        and (p_text is null
+            or strpos(lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
+            or starts_with(c.command_id::text, lower(p_text)))
+    order by c.created_at desc, c.command_id desc
+    limit p_limit;
+    get diagnostics v_found = row_count;
+    if v_found < p_limit then
+        return query
+        select null::commandbus.command, n.created_at, n.command_id
+        from commandbus.command n
+        where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
+            and (p_created_after is null or n.created_at >= p_created_after)
+            and (p_created_before is null or n.created_at < p_created_before)
+        order by n.created_at desc, n.command_id desc
+        offset p_scan - 1
+        limit 1;
+    end if;
+end $$;
+
+-- commandbus.get_message: what was sent, where it still is: QUEUE, SCHEDULED, TSQ or ARCHIVE; none for a command that
+-- is over, unless PGMQ's archive has it.
+--
+-- Raises   CB007.
+create function commandbus.get_message(p_domain text, p_command_id uuid)
+returns table (place text, message jsonb)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_msg_id bigint;
+begin
+    perform commandbus._check_domain(p_domain);
+    return query
+    select 'TSQ', p.message
+    from commandbus.payload_archive p
+    where p.command_id = p_command_id and p.domain = p_domain
+    union all
+    select 'SCHEDULED', s.message
+    from commandbus.scheduled s
+    where s.command_id = p_command_id and s.domain = p_domain
+    limit 1;
+    if found then
+        return;
+    end if;
+    select c.msg_id into v_msg_id
+    from commandbus.command c
+    where c.command_id = p_command_id and c.domain = p_domain;
+    if v_msg_id is null or to_regclass(format('pgmq.%I', 'q_' || p_domain || '__commands')) is null then
+        return;
+    end if;
+    return query execute format(
+        $q$
+            select 'QUEUE', q.message from pgmq.%I q where q.msg_id = $1 and q.message ->> 'command_id' = $2
+            union all
+            select 'ARCHIVE', a.message from pgmq.%I a where a.msg_id = $1 and a.message ->> 'command_id' = $2
+            limit 1
+        $q$, 'q_' || p_domain || '__commands', 'a_' || p_domain || '__commands')
+    using v_msg_id, p_command_id::text;
 end $$;
 
 -- commandbus.get_audit_trail: what happened to a command or batch, oldest first.
@@ -2400,7 +2731,8 @@ create function commandbus.list_troubleshooting(
     p_domain       text default null,
     p_command_type text default null,
     p_limit        int  default 50,
-    p_offset       int  default 0
+    p_offset       int  default 0,
+    p_failure_key  uuid default null
 )
 returns table (command commandbus.command, payload jsonb)
 language plpgsql stable
@@ -2417,13 +2749,18 @@ begin
         and c.status = 'IN_TROUBLESHOOTING_QUEUE'
         and (p_domain is null or c.domain = p_domain)
         and (p_command_type is null or c.command_type = p_command_type)
+        and (p_failure_key is null or c.failure_key = p_failure_key)
     order by c.attention_at, c.command_id
     limit p_limit
     offset p_offset;
 end $$;
 
 -- commandbus.list_troubleshooting_ids: the ids of all commands that wait for an operator, longest waiting first.
-create function commandbus.list_troubleshooting_ids(p_domain text, p_command_type text default null)
+create function commandbus.list_troubleshooting_ids(
+    p_domain       text,
+    p_command_type text default null,
+    p_failure_key  uuid default null
+)
 returns setof uuid
 language sql stable
 rows 1000
@@ -2435,6 +2772,7 @@ as $$
         and c.status = 'IN_TROUBLESHOOTING_QUEUE'
         and c.domain = p_domain
         and (p_command_type is null or c.command_type = p_command_type)
+        and (p_failure_key is null or c.failure_key = p_failure_key)
     order by c.attention_at, c.command_id
 $$;
 
@@ -2541,6 +2879,661 @@ begin
         $q$, 'a_' || p_domain || '__commands', v_table)
     using p_domain;
 end $$;
+
+
+-- Operation
+--
+-- What operators look at, and what they do to many commands or a whole domain. Events of a redrive are in the audit
+-- under its id; those of a domain under the id of zeros.
+
+-- commandbus.sp_pause_domain: give a domain's commands to no worker. What runs goes on; what is sent waits.
+--
+-- Returns  whether it was not paused before.
+-- Raises   CB005, CB007.
+-- Locks    the domain's row in paused_domain.
+create function commandbus.sp_pause_domain(p_domain text, p_operator text default null, p_reason text default null)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._command_table(p_domain);
+    insert into commandbus.paused_domain (domain, operator, reason)
+    values (p_domain, p_operator, p_reason)
+    on conflict do nothing;
+    if not found then
+        return false;
+    end if;
+    perform commandbus._log_domain(p_domain, 'DOMAIN_PAUSED', p_operator, p_reason);
+    return true;
+end $$;
+
+-- commandbus.sp_resume_domain: let workers have a domain's commands again.
+--
+-- Returns  whether it was paused.
+-- Raises   CB007.
+-- Locks    the domain's row in paused_domain.
+create function commandbus.sp_resume_domain(
+    p_domain   text,
+    p_operator text    default null,
+    p_reason   text    default null,
+    p_notify   boolean default true
+)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform commandbus._check_domain(p_domain);
+    delete from commandbus.paused_domain u where u.domain = p_domain;
+    if not found then
+        return false;
+    end if;
+    perform commandbus._log_domain(p_domain, 'DOMAIN_RESUMED', p_operator, p_reason);
+    if p_notify then
+        perform commandbus._wake(p_domain || '__commands');
+    end if;
+    return true;
+end $$;
+
+-- commandbus._log_domain: an audit row about a whole domain.
+create function commandbus._log_domain(p_domain text, p_event_type text, p_operator text, p_reason text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into commandbus.audit (domain, command_id, event_type, details)
+    values (p_domain, '00000000-0000-0000-0000-000000000000', p_event_type,
+        commandbus._decision(p_operator, p_reason))
+$$;
+
+-- commandbus.sp_worker_beat: a worker lives, and says what it did since it said so last.
+--
+-- p_counts: completed, failed, retried and parked. p_waits, p_runs: histograms, see throughput. The first beat of ten
+-- seconds also looks how deep the queue is.
+--
+-- Raises   CB005, CB007.
+-- Locks    the worker's row, then the domain's newest row in throughput.
+create function commandbus.sp_worker_beat(
+    p_worker_id   uuid,
+    p_domain      text,
+    p_host        text,
+    p_pid         int,
+    p_concurrency int,
+    p_in_flight   int,
+    p_counts      bigint[],
+    p_waits       bigint[],
+    p_runs        bigint[]
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_table text := commandbus._command_table(p_domain);
+    v_at    timestamptz := date_bin('10 seconds', clock_timestamp(), '2000-01-01 00:00:00+00');
+begin
+    if cardinality(p_counts) <> 4 or cardinality(p_waits) > 40 or cardinality(p_runs) > 40 then
+        raise exception 'counts: four; waits, runs: up to 40' using errcode = 'CB007';
+    end if;
+    insert into commandbus.worker as w (worker_id, domain, host, pid, concurrency, in_flight)
+    values (p_worker_id, p_domain, left(p_host, 255), p_pid, p_concurrency, p_in_flight)
+    on conflict on constraint worker_pk do update set in_flight = excluded.in_flight, seen_at = clock_timestamp();
+
+    insert into commandbus.throughput (domain, at) values (p_domain, v_at) on conflict do nothing;
+    if found then
+        update commandbus.throughput t
+        set depth = commandbus._depth(v_table),
+            enqueued = pg_sequence_last_value(('pgmq.' || v_table || '_msg_id_seq')::regclass),
+            oldest_at = commandbus._oldest(v_table)
+        where t.domain = p_domain and t.at = v_at;
+        delete from commandbus.throughput t where t.domain = p_domain and t.at < v_at - interval '8 days';
+        delete from commandbus.worker w where w.seen_at < v_at - interval '1 day';
+    end if;
+    update commandbus.throughput t
+    set completed = t.completed + p_counts[1],
+        failed = t.failed + p_counts[2],
+        retried = t.retried + p_counts[3],
+        parked = t.parked + p_counts[4],
+        waits = commandbus._add(t.waits, p_waits),
+        runs = commandbus._add(t.runs, p_runs)
+    where t.domain = p_domain and t.at = v_at and (p_counts <> '{0,0,0,0}' or p_waits <> '{}' or p_runs <> '{}');
+end $$;
+
+-- commandbus._add: two histograms as one.
+create function commandbus._add(p_left bigint[], p_right bigint[])
+returns bigint[]
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(array_agg(coalesce(a.l, 0) + coalesce(a.r, 0) order by a.ord), '{}')
+    from rows from (unnest(p_left), unnest(p_right)) with ordinality as a(l, r, ord)
+$$;
+
+-- commandbus._depth: how many messages a queue's table holds; counted up to p_most, beyond that the server's estimate.
+create function commandbus._depth(p_table text, p_most int default 100000)
+returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_count bigint;
+begin
+    execute format('select count(*) from (select from pgmq.%I limit $1 + 1) q', p_table) into v_count using p_most;
+    if v_count <= p_most then
+        return v_count;
+    end if;
+    return greatest(v_count, (
+        select case
+                when c.relpages > 0 then c.reltuples / c.relpages * pg_relation_size(c.oid)
+                    / current_setting('block_size')::int
+            end
+        from pg_class c
+        where c.oid = to_regclass(format('pgmq.%I', p_table))
+    ));
+end $$;
+
+-- commandbus._oldest: since when the first message of a queue waits that a worker could have now.
+create function commandbus._oldest(p_table text)
+returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_at timestamptz;
+begin
+    execute format(
+        'select q.enqueued_at from pgmq.%I q where q.vt <= clock_timestamp() order by q.msg_id limit 1', p_table)
+    into v_at;
+    return v_at;
+end $$;
+
+-- commandbus.sp_worker_gone: a worker ended as it should.
+create function commandbus.sp_worker_gone(p_worker_id uuid)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    delete from commandbus.worker w where w.worker_id = p_worker_id
+$$;
+
+-- commandbus.list_workers: worker processes, by domain; those that ended without a word stay for a day.
+create function commandbus.list_workers(p_domain text default null)
+returns setof commandbus.worker
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select w.*
+    from commandbus.worker w
+    where p_domain is null or w.domain = p_domain
+    order by w.domain, w.host, w.pid, w.started_at
+$$;
+
+-- commandbus.list_leases: commands that workers have now, by the end of their lease.
+--
+-- Raises   CB005, CB007.
+create function commandbus.list_leases(p_domain text, p_limit int default 100)
+returns table (
+    command_id   uuid,
+    command_type text,
+    attempts     int,
+    max_attempts int,
+    msg_id       bigint,
+    read_ct      int,
+    leased_at    timestamptz,
+    expires_at   timestamptz
+)
+language plpgsql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_table text := commandbus._command_table(p_domain);
+begin
+    return query execute format(
+        $q$
+            select c.command_id, c.command_type, c.attempts, c.max_attempts, q.msg_id, q.read_ct, q.last_read_at, q.vt
+            from (
+                select l.*, case
+                        when l.message ->> 'command_id'
+                            ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+                        then (l.message ->> 'command_id')::uuid
+                    end as id
+                from pgmq.%I l
+                where l.vt > $3
+                order by l.vt
+                limit $2
+            ) q
+            join commandbus.command c on c.command_id = any (array[q.id]) and c.domain || '' = $1
+            where c.status = 'IN_PROGRESS' and c.msg_id = q.msg_id
+            order by q.vt
+        $q$, v_table)
+    using p_domain, p_limit, clock_timestamp();
+end $$;
+
+-- commandbus.overview: one row per domain: what waits, runs and needs somebody.
+--
+-- Counts of messages are exact up to 100,000. A worker counts that was heard of in the last 20 seconds.
+create function commandbus.overview(p_domain text default null)
+returns table (
+    domain       text,
+    depth        bigint,
+    in_flight    bigint,
+    scheduled    bigint,
+    waiting      bigint,
+    archived     bigint,
+    oldest_at    timestamptz,
+    workers      bigint,
+    capacity     bigint,
+    paused_at    timestamptz,
+    paused_by    text,
+    pause_reason text,
+    dead_rows    bigint,
+    vacuumed_at  timestamptz
+)
+language plpgsql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_domain text;
+    v_table  text;
+    v_leased bigint;
+begin
+    for v_domain in
+        select d.name from commandbus.list_domains() as d(name) where p_domain is null or d.name = p_domain
+    loop
+        v_table := 'q_' || v_domain || '__commands';
+        execute format('select count(*) from (select from pgmq.%I q where q.vt > $1 limit 100000) l', v_table)
+        into v_leased using clock_timestamp();
+        return query
+        select v_domain, commandbus._depth(v_table), v_leased,
+            (select count(*) from (
+                select from commandbus.scheduled s where s.domain = v_domain limit 100000) n),
+            (select count(*) from commandbus.command c where c.domain = v_domain and c.failure_key is not null),
+            commandbus._depth('a_' || v_domain || '__commands'),
+            commandbus._oldest(v_table), w.workers, w.capacity, u.paused_at, u.operator, u.reason,
+            pg_stat_get_dead_tuples(to_regclass('pgmq.' || v_table)),
+            greatest(
+                pg_stat_get_last_autovacuum_time(to_regclass('pgmq.' || v_table)),
+                pg_stat_get_last_vacuum_time(to_regclass('pgmq.' || v_table)))
+        from (
+            select count(*) as workers, coalesce(sum(k.concurrency), 0)::bigint as capacity
+            from commandbus.worker k
+            where k.domain = v_domain and k.seen_at > clock_timestamp() - interval '20 seconds'
+        ) w
+        left join commandbus.paused_domain u on u.domain = v_domain;
+    end loop;
+end $$;
+
+-- commandbus.list_throughput: what workers did from p_after on, in pieces of p_seconds, oldest first.
+--
+-- Of depth and age each piece has its last known value, of counts and histograms the sum. p_domain null: of all.
+--
+-- Raises   CB007.
+create function commandbus.list_throughput(p_domain text, p_after timestamptz, p_seconds int default 10)
+returns table (
+    at        timestamptz,
+    enqueued  bigint,
+    completed bigint,
+    failed    bigint,
+    retried   bigint,
+    parked    bigint,
+    depth     bigint,
+    oldest_at timestamptz,
+    waits     bigint[],
+    runs      bigint[]
+)
+language plpgsql stable
+rows 1000
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if p_seconds is null or p_seconds not between 10 and 86400 or p_after is null then
+        raise exception 'after: a time; seconds: 10 to 86,400' using errcode = 'CB007';
+    end if;
+    return query
+    with pieces as (
+        select t.*, date_bin(make_interval(secs => p_seconds), t.at, '2000-01-01 00:00:00+00') as piece,
+            greatest(t.enqueued - lag(t.enqueued) over (partition by t.domain order by t.at), 0) as more
+        from commandbus.throughput t
+        where t.at >= date_bin(make_interval(secs => p_seconds), p_after, '2000-01-01 00:00:00+00')
+            and (p_domain is null or t.domain = p_domain)
+    ), of_domains as (
+        select p.piece, p.domain, sum(p.more)::bigint as enqueued, sum(p.completed)::bigint as completed,
+            sum(p.failed)::bigint as failed, sum(p.retried)::bigint as retried, sum(p.parked)::bigint as parked,
+            (array_agg(p.depth order by p.at desc))[1] as depth,
+            (array_agg(p.oldest_at order by p.at desc))[1] as oldest_at
+        from pieces p
+        group by p.piece, p.domain
+    ), histograms as (
+        select h.piece, array_agg(h.waited order by h.ord) as waits, array_agg(h.ran order by h.ord) as runs
+        from (
+            select p.piece, x.ord, coalesce(sum(x.waited), 0)::bigint as waited, coalesce(sum(x.ran), 0)::bigint as ran
+            from pieces p
+            cross join rows from (unnest(p.waits), unnest(p.runs)) with ordinality as x(waited, ran, ord)
+            group by p.piece, x.ord
+        ) h
+        group by h.piece
+    )
+    select d.piece, sum(d.enqueued)::bigint, sum(d.completed)::bigint, sum(d.failed)::bigint, sum(d.retried)::bigint,
+        sum(d.parked)::bigint, sum(d.depth)::bigint, min(d.oldest_at),
+        coalesce(h.waits, '{}'), coalesce(h.runs, '{}')
+    from of_domains d
+    left join histograms h on h.piece = d.piece
+    group by d.piece, h.waits, h.runs
+    order by d.piece;
+end $$;
+
+-- commandbus.list_failure_groups: commands of the TSQ that look the same, most first.
+--
+-- They have the same type, kind of error, code, and text but for numbers, ids and quoted words. example_id waits longest.
+create function commandbus.list_failure_groups(p_domain text default null, p_limit int default 100)
+returns table (
+    domain       text,
+    failure_key  uuid,
+    waiting      bigint,
+    first_seen   timestamptz,
+    last_seen    timestamptz,
+    command_type text,
+    error_type   text,
+    error_code   text,
+    error_text   text,
+    example_id   uuid
+)
+language sql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+as $$
+    select g.domain, g.failure_key, g.waiting, g.first_seen, g.last_seen, e.command_type, e.last_error_type,
+        e.last_error_code, commandbus._pattern(e.last_error_msg), e.command_id
+    from (
+        select c.domain, c.failure_key, count(*) as waiting, min(c.attention_at) as first_seen,
+            max(c.attention_at) as last_seen
+        from commandbus.command c
+        where c.failure_key is not null and (p_domain is null or c.domain = p_domain)
+        group by c.domain, c.failure_key
+        order by count(*) desc, max(c.attention_at) desc
+        limit p_limit
+    ) g
+    cross join lateral (
+        select c.*
+        from commandbus.command c
+        where c.domain = g.domain and c.failure_key = g.failure_key
+        order by c.attention_at
+        limit 1
+    ) e
+    order by g.waiting desc, g.last_seen desc
+$$;
+
+-- commandbus.sp_start_redrive: freeze a selection of the TSQ, to be queued again at p_rate commands per second.
+--
+-- The selection is p_command_ids, or a group of failures, or (both null) all of the domain; the longest waiting first,
+-- up to p_limit. p_stop_after: this many that wait for an operator again end it.
+--
+-- Returns  the redrive's id.
+-- Raises   CB005; CB006 when nothing is selected; CB007.
+create function commandbus.sp_start_redrive(
+    p_domain      text,
+    p_command_ids uuid[],
+    p_failure_key uuid,
+    p_rate        float8,
+    p_stop_after  int  default null,
+    p_operator    text default null,
+    p_reason      text default null,
+    p_limit       int  default 100000
+)
+returns uuid
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id    uuid := gen_random_uuid();
+    v_total int;
+begin
+    perform commandbus._command_table(p_domain);
+    if (p_rate between 0.001 and 10000) is not true or p_stop_after < 1
+        or (p_limit between 1 and 100000) is not true or cardinality(p_command_ids) > 100000
+    then
+        raise exception 'rate: 0.001 to 10,000 per second; stop_after: at least 1; commands: 1 to 100,000'
+            using errcode = 'CB007';
+    end if;
+    insert into commandbus.redrive (
+        redrive_id, domain, rate, stop_after, total_count, operator, reason, stepped_at)
+    values (v_id, p_domain, p_rate, p_stop_after, 0, p_operator, p_reason,
+        clock_timestamp() - make_interval(secs => 1 / p_rate));  -- the first goes at once
+    insert into commandbus.redrive_item (redrive_id, command_id, position)
+    select v_id, n.command_id, row_number() over (order by n.attention_at, n.command_id)
+    from (
+        select c.command_id, c.attention_at
+        from commandbus.command c
+        where c.domain = p_domain and c.failure_key is not null and c.attention_at is not null
+            and (p_command_ids is null or c.command_id = any (p_command_ids))
+            and (p_failure_key is null or c.failure_key = p_failure_key)
+        order by c.attention_at, c.command_id
+        limit p_limit
+    ) n;
+    get diagnostics v_total = row_count;
+    if v_total = 0 then
+        raise exception 'nothing that was selected waits for an operator' using errcode = 'CB006';
+    end if;
+    update commandbus.redrive r set total_count = v_total where r.redrive_id = v_id;
+    perform commandbus._log_redrive(v_id, 'REDRIVE_STARTED', p_operator, p_reason);
+    return v_id;
+end $$;
+
+-- commandbus._log_redrive: an audit row about a redrive, with its counters.
+create function commandbus._log_redrive(p_redrive_id uuid, p_event_type text, p_operator text, p_reason text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into commandbus.audit (domain, command_id, event_type, details)
+    select r.domain, r.redrive_id, p_event_type, commandbus._decision(p_operator, p_reason) || jsonb_build_object(
+        'rate', r.rate, 'total', r.total_count, 'sent', r.sent_count, 'refused', r.refused_count,
+        'failed', r.failed_count)
+    from commandbus.redrive r
+    where r.redrive_id = p_redrive_id
+$$;
+
+-- commandbus.sp_control_redrive: PAUSE, RESUME or STOP a redrive; what it has queued stays queued.
+--
+-- Returns  its new status.
+-- Raises   CB006 when there is none, or it is not in a state for that; CB007.
+-- Locks    the redrive's row.
+create function commandbus.sp_control_redrive(
+    p_redrive_id uuid,
+    p_action     text,
+    p_operator   text default null,
+    p_reason     text default null
+)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_status text;
+    v_next   text;
+begin
+    if (p_action in ('PAUSE', 'RESUME', 'STOP')) is not true then
+        raise exception 'action: must be PAUSE, RESUME or STOP' using errcode = 'CB007';
+    end if;
+    select r.status into v_status from commandbus.redrive r where r.redrive_id = p_redrive_id for update;
+    if not found then
+        raise exception 'redrive % not found', p_redrive_id using errcode = 'CB006';
+    end if;
+    v_next := case
+        when p_action = 'PAUSE' and v_status = 'RUNNING' then 'PAUSED'
+        when p_action = 'RESUME' and v_status = 'PAUSED' then 'RUNNING'
+        when p_action = 'STOP' and v_status in ('RUNNING', 'PAUSED') then 'STOPPED'
+    end;
+    if v_next is null then
+        raise exception 'redrive % is %: it cannot %', p_redrive_id, v_status, lower(p_action)
+            using errcode = 'CB006';
+    end if;
+    update commandbus.redrive r
+    set status = v_next,
+        stepped_at = case when v_next = 'RUNNING' then clock_timestamp() else r.stepped_at end,
+        finished_at = case when v_next = 'STOPPED' then clock_timestamp() end
+    where r.redrive_id = p_redrive_id;
+    perform commandbus._log_redrive(
+        p_redrive_id, case p_action when 'PAUSE' then 'REDRIVE_PAUSED' when 'RESUME' then 'REDRIVE_RESUMED'
+            else 'REDRIVE_STOPPED' end,
+        p_operator, p_reason);
+    return v_next;
+end $$;
+
+-- commandbus.sp_step_redrives: queue again what is due of a domain's redrives. Workers call it every second or so.
+--
+-- Returns  how many of them run and need another step.
+-- Raises   CB005, CB007.
+-- Locks    the rows of redrives (skipping locked ones); then as sp_operator_retry.
+create function commandbus.sp_step_redrives(p_domain text, p_notify boolean default true)
+returns int
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_redrive commandbus.redrive;
+    v_left    int := 0;
+begin
+    perform commandbus._check_domain(p_domain);
+    for v_redrive in
+        select r.*
+        from commandbus.redrive r
+        where r.domain = p_domain and r.status = 'RUNNING' and r.finished_at is null
+        order by r.created_at
+        for no key update skip locked
+    loop
+        v_left := v_left + commandbus._step_redrive(v_redrive, p_notify)::int;
+    end loop;
+    return v_left;
+end $$;
+
+-- commandbus._step_redrive: one step of one redrive, whose row the caller has locked.
+--
+-- Returns  whether it needs another one.
+create function commandbus._step_redrive(p_redrive commandbus.redrive, p_notify boolean)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_now     timestamptz := clock_timestamp();
+    v_failed  int;
+    -- Where no worker was there for a while, what it would have sent is not made up for.
+    v_seconds float8 := least(
+        extract(epoch from v_now - p_redrive.stepped_at)::float8, greatest(5, 1 / p_redrive.rate));
+    v_count   int := least(floor(v_seconds * p_redrive.rate + 1e-6), 10000);
+    v_ids     uuid[];
+    v_sent    int := 0;
+    v_refused int := 0;
+    v_ends    text;
+begin
+    -- A settle may take a while from its time to its commit.
+    with again as (
+        select c.command_id, c.attention_at
+        from commandbus.command c
+        where c.domain = p_redrive.domain and c.attention_at >= p_redrive.looked_at - interval '1 minute'
+            and c.failure_key is not null
+    )
+    update commandbus.redrive_item i
+    set failed_at = a.attention_at
+    from again a
+    where i.redrive_id = any (array[p_redrive.redrive_id]) and i.command_id = any (array[a.command_id])
+        and i.sent_at < a.attention_at and i.failed_at is null;
+    get diagnostics v_failed = row_count;
+    if p_redrive.failed_count + v_failed >= p_redrive.stop_after then
+        v_ends := 'STOPPED';
+    else
+        select array_agg(n.command_id) into v_ids
+        from (
+            select i.command_id
+            from commandbus.redrive_item i
+            where i.redrive_id = p_redrive.redrive_id and i.sent_at is null and i.refusal is null
+            order by i.position
+            limit v_count
+        ) n;
+        if v_ids is not null then
+            with verdicts as (
+                select v.command_id, v.refusal
+                from commandbus.sp_operator_retry(
+                    p_redrive.domain, v_ids, p_redrive.operator, p_notify,
+                    'redrive ' || p_redrive.redrive_id || coalesce(': ' || p_redrive.reason, '')) v
+            ), marked as (
+                update commandbus.redrive_item i
+                set sent_at = case when v.refusal is null then v_now end,
+                    refusal = v.refusal
+                from verdicts v
+                where i.redrive_id = any (array[p_redrive.redrive_id]) and i.command_id = any (array[v.command_id])
+                returning i.refusal
+            )
+            select count(*) filter (where m.refusal is null), count(*) filter (where m.refusal is not null)
+            into v_sent, v_refused
+            from marked m;
+        end if;
+        if p_redrive.sent_count + p_redrive.refused_count + v_sent + v_refused >= p_redrive.total_count then
+            v_ends := 'COMPLETED';
+        end if;
+    end if;
+    update commandbus.redrive r
+    set sent_count = r.sent_count + v_sent,
+        refused_count = r.refused_count + v_refused,
+        failed_count = r.failed_count + v_failed,
+        looked_at = v_now,
+        stepped_at = v_now - make_interval(secs => greatest(v_seconds - v_count / r.rate, 0)),
+        status = coalesce(v_ends, r.status),
+        finished_at = case when v_ends is not null then v_now end
+    where r.redrive_id = p_redrive.redrive_id;
+    if v_ends is not null then
+        perform commandbus._log_redrive(p_redrive.redrive_id, 'REDRIVE_' || v_ends, null,
+            case v_ends when 'STOPPED' then 'too many failed again' end);
+    end if;
+    return v_ends is null;
+end $$;
+
+-- commandbus.list_redrives: newest first.
+create function commandbus.list_redrives(p_domain text default null, p_limit int default 50)
+returns setof commandbus.redrive
+language sql stable
+rows 50
+set search_path = pg_catalog, pg_temp
+as $$
+    select r.*
+    from commandbus.redrive r
+    where p_domain is null or r.domain = p_domain
+    order by r.created_at desc, r.redrive_id
+    limit p_limit
+$$;
+
+-- commandbus.get_redrive: one redrive, and what has become of the commands it queued, or none.
+--
+-- ended: completed, failed or canceled since; again: wait for an operator again. The rest of those sent is under way.
+create function commandbus.get_redrive(p_redrive_id uuid)
+returns table (redrive commandbus.redrive, completed bigint, failed bigint, canceled bigint, again bigint)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select r, n.completed, n.failed, n.canceled, n.again
+    from commandbus.redrive r
+    cross join lateral (
+        select count(*) filter (where c.status = 'COMPLETED') as completed,
+            count(*) filter (where c.status = 'FAILED') as failed,
+            count(*) filter (where c.status = 'CANCELED') as canceled,
+            count(*) filter (where c.status = 'IN_TROUBLESHOOTING_QUEUE' and c.attention_at > i.sent_at) as again
+        from commandbus.redrive_item i
+        join commandbus.command c on c.command_id = i.command_id and c.domain = r.domain
+        where i.redrive_id = r.redrive_id and i.sent_at is not null
+    ) n
+    where r.redrive_id = p_redrive_id
+$$;
 
 
 -- Messages

@@ -18,7 +18,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "commandbus"
 TWIN = PACKAGE / "sync"
-FILES = ("pool.py", "bus/*.py", "troubleshooting.py", "maintenance.py", "repositories/*.py")
+FILES = (
+    "pool.py",
+    "bus/*.py",
+    "troubleshooting.py",
+    "redrives.py",
+    "operations.py",
+    "maintenance.py",
+    "repositories/*.py",
+)
 HEADER = "# Printed from {source} by tools/async_to_sync.py; edit that file.\n"
 MARK = "by tools/async_to_sync.py; edit that file."
 

@@ -53,9 +53,14 @@ def _resolve(annotation: str, fn: Callable[..., Any]) -> object:
         return None
 
 
-def to_model(model: type[BaseModel], command: Command) -> BaseModel:
+def to_model(model: type[BaseModel], data: object) -> BaseModel:
+    """Return *data* as the model.
+
+    Raises:
+        InvalidPayloadError: it does not fit; the text names fields, never values.
+    """
     try:
-        return model.model_validate(command.data)
+        return model.model_validate(data)
     except ValidationError as error:
         raise InvalidPayloadError(
             f"the data does not fit {model.__name__}: {describe_validation_error(error, model)}"

@@ -120,7 +120,7 @@ class Registration:
         Raises:
             InvalidPayloadError: the command's data does not fit the handler's model.
         """
-        argument = command if self.payload_model is None else to_model(self.payload_model, command)
+        argument = command if self.payload_model is None else to_model(self.payload_model, command.data)
         if self.is_async:
             return await self.fn(argument, context)
         run = partial(contextvars.copy_context().run, _call_plain, self.fn, argument, context)
@@ -193,6 +193,17 @@ class HandlerRegistry:
     def registration(self, domain: str, command_type: str) -> Registration | None:
         """Return how commands of this type are handled, or None."""
         return self._registrations.get((domain, command_type))
+
+    def check(self, domain: str, command_type: str, data: Any) -> None:  # noqa: ANN401  (any JSON)
+        """Raise when *data* does not fit the model that the command's handler asks for.
+
+        Raises:
+            HandlerNotFoundError: there is no such handler.
+            InvalidPayloadError: it does not fit.
+        """
+        model = self._registration_or_raise(domain, command_type).payload_model
+        if model is not None:
+            to_model(model, data)
 
     def has_handler(self, domain: str, command_type: str) -> bool:
         """Return whether commands of this type have a handler."""

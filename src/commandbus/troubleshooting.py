@@ -7,15 +7,20 @@ from uuid import UUID
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
-from commandbus.models import TroubleshootingItem
+from commandbus.handlers import HandlerRegistry
+from commandbus.models import FailureGroup, TroubleshootingItem
 from commandbus.payload import (
     check_command_type,
     check_count,
     check_domain,
     check_items,
+    check_operator,
+    check_reason,
     check_text,
     check_timeout,
     check_uuid,
+    decode,
+    encode,
     encode_value,
 )
 from commandbus.repositories import PostgresCommandRepository
@@ -26,7 +31,6 @@ MAX_PAGE = 1_000
 MAX_IDS = 10_000
 MAX_OFFSET = 2**31 - 1
 _MAX_REASON = 2_000
-_MAX_OPERATOR = 200
 _MAX_AGE = 31_536_000
 
 
@@ -44,7 +48,13 @@ class TroubleshootingQueue:
         self._commands = PostgresCommandRepository(pool)
 
     async def list_troubleshooting(
-        self, domain: str, command_type: str | None = None, limit: int = 50, offset: int = 0
+        self,
+        domain: str,
+        command_type: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        *,
+        failure_key: UUID | None = None,
     ) -> list[TroubleshootingItem]:
         """Return a domain's waiting commands with their payloads, longest waiting first.
 
@@ -53,14 +63,15 @@ class TroubleshootingQueue:
             command_type: only of this one.
             limit: 1 to 1,000.
             offset: from 0.
+            failure_key: only of this group of failures.
         """
-        return await self._list(check_domain(domain), command_type, limit, offset)
+        return await self._list(check_domain(domain), command_type, limit, offset, failure_key)
 
     async def list_all_troubleshooting(
         self, command_type: str | None = None, limit: int = 50, offset: int = 0
     ) -> list[TroubleshootingItem]:
         """Return the waiting commands of all domains; as `list_troubleshooting`."""
-        return await self._list(None, command_type, limit, offset)
+        return await self._list(None, command_type, limit, offset, None)
 
     async def count_troubleshooting(self, domain: str | None = None, command_type: str | None = None) -> int:
         """Return how many commands wait, of one domain or all, of one type or all."""
@@ -74,10 +85,25 @@ class TroubleshootingQueue:
         """Return the domains in which commands wait, by name."""
         return sorted({domain for domain, _, _ in await self._commands.count_troubleshooting()})
 
-    async def list_command_ids(self, domain: str, command_type: str | None = None) -> list[UUID]:
+    async def list_command_ids(
+        self, domain: str, command_type: str | None = None, *, failure_key: UUID | None = None
+    ) -> list[UUID]:
         """Return the ids of all waiting commands of a domain, longest waiting first."""
         return await self._commands.list_troubleshooting_ids(
-            check_domain(domain), None if command_type is None else check_command_type(command_type)
+            check_domain(domain),
+            None if command_type is None else check_command_type(command_type),
+            None if failure_key is None else check_uuid(failure_key, "failure_key"),
+        )
+
+    async def list_failure_groups(self, domain: str | None = None, limit: int = 100) -> list[FailureGroup]:
+        """Return the waiting commands of a domain, or all, by what their failures look like; the largest group first.
+
+        Args:
+            domain: the domain.
+            limit: most groups, 1 to 1,000.
+        """
+        return await self._commands.list_failure_groups(
+            None if domain is None else check_domain(domain), check_count(limit, "limit", 1, MAX_PAGE)
         )
 
     async def get_command_domain(self, command_id: UUID) -> str:
@@ -95,13 +121,16 @@ class TroubleshootingQueue:
             raise InvalidOperationError(f"command {command_id} exists in domains {', '.join(domains)}")
         return domains[0]
 
-    async def operator_retry(self, domain: str, command_id: UUID, operator: str | None = None) -> int:
+    async def operator_retry(
+        self, domain: str, command_id: UUID, operator: str | None = None, *, reason: str | None = None
+    ) -> int:
         """Queue a command again, with all its attempts before it.
 
         Args:
             domain: the command's domain.
             command_id: a command that waits.
             operator: who decides, for the audit trail; up to 200 characters.
+            reason: and why; up to 2,000.
 
         Returns:
             The new msg_id.
@@ -110,7 +139,7 @@ class TroubleshootingQueue:
             CommandNotFoundError: there is no such command.
             InvalidOperationError: it does not wait (any more); somebody else may have been first.
         """
-        verdict = self._single(domain, await self.retry_many(domain, [command_id], operator))
+        verdict = self._single(domain, await self.retry_many(domain, [command_id], operator, reason=reason))
         if verdict.msg_id is None:
             raise InvalidOperationError(f"command {command_id} got no message")
         return verdict.msg_id
@@ -135,6 +164,8 @@ class TroubleshootingQueue:
         command_id: UUID,
         result_data: Any | None = None,  # noqa: ANN401  (any JSON)
         operator: str | None = None,
+        *,
+        reason: str | None = None,
     ) -> None:
         """Complete a command whose work was done by hand; who waits for its reply is told SUCCESS.
 
@@ -142,12 +173,49 @@ class TroubleshootingQueue:
             domain: the command's domain.
             command_id: a command that waits.
             result_data: the reply's result, any JSON value.
-            operator: as in `operator_retry`.
+            operator, reason: as in `operator_retry`.
 
         Raises:
             CommandNotFoundError, InvalidOperationError: as `operator_retry`.
         """
-        self._single(domain, await self.complete_many(domain, [command_id], result_data, operator))
+        self._single(domain, await self.complete_many(domain, [command_id], result_data, operator, reason=reason))
+
+    async def edit_and_retry(
+        self,
+        domain: str,
+        command_id: UUID,
+        data: Any,  # noqa: ANN401  (a JSON object, or a pydantic model)
+        operator: str | None = None,
+        *,
+        reason: str | None = None,
+        registry: HandlerRegistry | None = None,
+    ) -> int:
+        """Queue a command again with other data; what it was before and is now stands in the audit.
+
+        Args:
+            domain: the command's domain.
+            command_id: a command that waits.
+            data: the JSON object to take the place of what was sent.
+            operator, reason: as in `operator_retry`.
+            registry: the handlers; *data* must then fit the model that the command's handler asks for.
+
+        Returns:
+            The new msg_id.
+
+        Raises:
+            InvalidPayloadError: *data* does not fit the handler's model; nothing was changed.
+            CommandNotFoundError, InvalidOperationError: as `operator_retry`.
+        """
+        domain, command_id = check_domain(domain), check_uuid(command_id, "command_id")
+        text = encode(data, "data", self._settings.max_payload_bytes)
+        if registry is not None:
+            command = await self._commands.get(domain, command_id)
+            if command is None:
+                raise CommandNotFoundError(domain, command_id)
+            registry.check(domain, command.command_type, decode(text))
+        return await self._commands.operator_edit(
+            domain, command_id, text, check_operator(operator), check_reason(reason)
+        )
 
     async def park_lost(self, domain: str, older_than: float = 3_600.0) -> list[UUID]:
         """Let commands wait here whose message is gone, so that no worker would ever see them.
@@ -168,9 +236,13 @@ class TroubleshootingQueue:
         seconds = check_timeout(older_than, "older_than", 0, _MAX_AGE)
         return await self._commands.park_lost(check_domain(domain), seconds)
 
-    async def retry_many(self, domain: str, command_ids: Sequence[UUID], operator: str | None = None) -> list[Verdict]:
+    async def retry_many(
+        self, domain: str, command_ids: Sequence[UUID], operator: str | None = None, *, reason: str | None = None
+    ) -> list[Verdict]:
         """Queue 1 to 10,000 commands again; return one verdict per command, in no promised order."""
-        return await self._commands.operator_retry(check_domain(domain), _ids(command_ids), _operator(operator))
+        return await self._commands.operator_retry(
+            check_domain(domain), _ids(command_ids), check_operator(operator), check_reason(reason)
+        )
 
     async def cancel_many(
         self, domain: str, command_ids: Sequence[UUID], reason: str, operator: str | None = None
@@ -180,7 +252,7 @@ class TroubleshootingQueue:
             check_domain(domain),
             _ids(command_ids),
             check_text(reason, "reason", _MAX_REASON),
-            _operator(operator),
+            check_operator(operator),
         )
 
     async def complete_many(
@@ -189,23 +261,26 @@ class TroubleshootingQueue:
         command_ids: Sequence[UUID],
         result_data: Any | None = None,  # noqa: ANN401  (any JSON)
         operator: str | None = None,
+        *,
+        reason: str | None = None,
     ) -> list[Verdict]:
         """Complete 1 to 10,000 commands; return one verdict per command, in no promised order."""
         result = (
             None if result_data is None else encode_value(result_data, "result_data", self._settings.max_payload_bytes)
         )
         return await self._commands.operator_complete(
-            check_domain(domain), _ids(command_ids), result, _operator(operator)
+            check_domain(domain), _ids(command_ids), result, check_operator(operator), check_reason(reason)
         )
 
     async def _list(
-        self, domain: str | None, command_type: str | None, limit: int, offset: int
+        self, domain: str | None, command_type: str | None, limit: int, offset: int, failure_key: UUID | None
     ) -> list[TroubleshootingItem]:
         return await self._commands.list_troubleshooting(
             domain,
             None if command_type is None else check_command_type(command_type),
             limit=check_count(limit, "limit", 1, MAX_PAGE),
             offset=check_count(offset, "offset", 0, MAX_OFFSET),
+            failure_key=None if failure_key is None else check_uuid(failure_key, "failure_key"),
         )
 
     @staticmethod
@@ -228,7 +303,3 @@ class TroubleshootingQueue:
 def _ids(command_ids: Sequence[UUID]) -> list[UUID]:
     check_items(command_ids, "command_ids", object, MAX_IDS)
     return list(dict.fromkeys(check_uuid(command_id, "command_id") for command_id in command_ids))
-
-
-def _operator(operator: str | None) -> str | None:
-    return None if operator is None else check_text(operator, "operator", _MAX_OPERATOR)

@@ -7,7 +7,16 @@ from uuid import UUID
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus.errors import InvalidArgumentError
-from commandbus.models import AuditEvent, BatchMetadata, BatchStatus, CommandMetadata, CommandStatus
+from commandbus.models import (
+    AuditEvent,
+    BatchMetadata,
+    BatchStatus,
+    CommandMetadata,
+    CommandPage,
+    CommandStatus,
+    PageKey,
+    StoredMessage,
+)
 from commandbus.payload import (
     check_aware,
     check_command_type,
@@ -116,6 +125,63 @@ class Questions:
             offset=check_count(offset, "offset", 0, MAX_OFFSET),
         )
 
+    async def find_commands(
+        self,
+        *,
+        status: CommandStatus | None = None,
+        domain: str | None = None,
+        command_type: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        correlation_id: UUID | None = None,
+        batch_id: UUID | None = None,
+        failure_key: UUID | None = None,
+        text: str | None = None,
+        start: PageKey | None = None,
+        limit: int = 50,
+    ) -> CommandPage:
+        """Return a page of the commands that match every filter given, newest first, at a bounded price.
+
+        Args:
+            status: only these.
+            domain: only of this one.
+            command_type: only of this one.
+            created_after: only those sent at this time or later; aware.
+            created_before: only those sent before; aware.
+            correlation_id: only of this conversation.
+            batch_id: only of this batch.
+            failure_key: only of this group of failures, see `TroubleshootingQueue.list_failure_groups`.
+            text: part of a type, an error's code or its text, or the beginning of an id; a whole id is looked for
+                among commands and conversations. 1 to 200 characters.
+            start: the ``next_key`` of the page before.
+            limit: 1 to 1,000.
+
+        Raises:
+            InvalidArgumentError: an argument breaks its limit, or a time has no zone.
+        """
+        text = None if text is None else check_text(text, "text", 200)
+        any_id = _as_id(text)
+        if not isinstance(start, PageKey | None):
+            raise InvalidArgumentError("start", "must be the next_key of a page")
+        return await self._commands.find(
+            status=None if status is None else check_one_of(status, "status", CommandStatus),
+            domain=None if domain is None else check_domain(domain),
+            command_type=None if command_type is None else check_command_type(command_type),
+            created_after=None if created_after is None else check_aware(created_after, "created_after"),
+            created_before=None if created_before is None else check_aware(created_before, "created_before"),
+            correlation_id=None if correlation_id is None else check_uuid(correlation_id, "correlation_id"),
+            batch_id=None if batch_id is None else check_uuid(batch_id, "batch_id"),
+            failure_key=None if failure_key is None else check_uuid(failure_key, "failure_key"),
+            any_id=any_id,
+            text=text if any_id is None else None,
+            start=start,
+            limit=check_count(limit, "limit", 1, MAX_PAGE),
+        )
+
+    async def get_message(self, domain: str, command_id: UUID) -> StoredMessage | None:
+        """Return what was sent, or None: of a command that is over it is kept by PGMQ's archive only, if at all."""
+        return await self._commands.get_message(check_domain(domain), check_uuid(command_id, "command_id"))
+
     async def get_audit_trail(self, command_id: UUID, domain: str | None = None) -> list[AuditEvent]:
         """Return what happened to a command (or, given its id, a batch), oldest first."""
         return await self._audit.get_trail(
@@ -155,3 +221,10 @@ class Questions:
             before_id=None if before_id is None else check_count(before_id, "before_id", 1, 2**63 - 1),
             limit=check_count(limit, "limit", 1, MAX_PAGE),
         )
+
+
+def _as_id(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        return None

@@ -164,3 +164,21 @@ def check_aware(value: object, field: str) -> datetime:
     if isinstance(value, datetime) and value.utcoffset() is not None:
         return value
     raise InvalidArgumentError(field, "must be a datetime with a time zone")
+
+
+def check_operator(operator: object) -> str | None:
+    """Return who decides: None, or 1 to 200 characters.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    return None if operator is None else check_text(operator, "operator", 200)
+
+
+def check_reason(reason: object) -> str | None:
+    """Return why somebody decides: None, or 1 to 2,000 characters.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    return None if reason is None else check_text(reason, "reason", 2_000)

@@ -3,13 +3,23 @@
 from datetime import datetime
 from uuid import UUID
 
-from commandbus.models import CommandMetadata, CommandStatus, ErrorType
+from commandbus.models import (
+    CommandMetadata,
+    CommandPage,
+    CommandStatus,
+    ErrorType,
+    MessagePlace,
+    PageKey,
+    StoredMessage,
+)
+from commandbus.payload import decode_leniently
 from commandbus.repositories._base import Repository, Row
 
 _COLUMNS = (
     "domain, command_id, command_type, status, attempts, max_attempts, msg_id, correlation_id, reply_queue,"
     " last_error_type, last_error_code, last_error_msg, created_at, updated_at, batch_id"
 )
+_OF_COMMAND = ", ".join(f"(command).{name}" for name in _COLUMNS.split(", "))
 
 
 class Lookup(Repository):
@@ -50,6 +60,58 @@ class Lookup(Repository):
             (status, domain, command_type, created_after, created_before, limit, offset, correlation_id),
         )
         return [_to_metadata(row) for row in rows]
+
+    async def find(
+        self,
+        *,
+        status: str | None,
+        domain: str | None,
+        command_type: str | None,
+        created_after: datetime | None,
+        created_before: datetime | None,
+        correlation_id: UUID | None,
+        batch_id: UUID | None,
+        failure_key: UUID | None,
+        any_id: UUID | None,
+        text: str | None,
+        start: PageKey | None,
+        limit: int,
+    ) -> CommandPage:
+        """Return a page of the commands that match every filter given. Source: ``commandbus.find_commands``."""
+        rows = await self._rows(
+            f"select {_OF_COMMAND}, resume_at, resume_id from commandbus.find_commands($1::text, $2::text, $3::text,"  # noqa: S608
+            " $4::timestamptz, $5::timestamptz, $6::uuid, $7::uuid, $8::uuid, $9::uuid, $10::text, $11::timestamptz,"
+            " $12::uuid, $13::int)",
+            (
+                domain,
+                status,
+                command_type,
+                created_after,
+                created_before,
+                correlation_id,
+                batch_id,
+                failure_key,
+                any_id,
+                text,
+                None if start is None else start.created_at,
+                None if start is None else start.command_id,
+                limit,
+            ),
+        )
+        commands = [_to_metadata(row[:-2]) for row in rows if row[-1] is None]
+        if len(rows) > len(commands):  # the last one is no command: it says where to go on
+            return CommandPage(commands, PageKey(*rows[-1][-2:]), is_cut_short=True)
+        if len(commands) < limit:
+            return CommandPage(commands)
+        return CommandPage(commands, PageKey(commands[-1].created_at, commands[-1].command_id))
+
+    async def get_message(self, domain: str, command_id: UUID) -> StoredMessage | None:
+        """Return what was sent, where it still is, or None. Source: ``commandbus.get_message``."""
+        rows = await self._rows(
+            "select place, (message -> 'data')::text from commandbus.get_message($1::text, $2::uuid)",
+            (domain, command_id),
+        )
+        return StoredMessage(MessagePlace(rows[0][0]), decode_leniently(rows[0][1])) if rows else None
 
     async def list_batch(
         self, domain: str, batch_id: UUID, *, status: str | None = None, limit: int = 100, offset: int = 0

@@ -8,15 +8,20 @@ from uuid import UUID
 from psycopg_pool import ConnectionPool
 
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
-from commandbus.models import TroubleshootingItem
+from commandbus.handlers import HandlerRegistry
+from commandbus.models import FailureGroup, TroubleshootingItem
 from commandbus.payload import (
     check_command_type,
     check_count,
     check_domain,
     check_items,
+    check_operator,
+    check_reason,
     check_text,
     check_timeout,
     check_uuid,
+    decode,
+    encode,
     encode_value,
 )
 from commandbus.sync.repositories import PostgresCommandRepository
@@ -27,7 +32,6 @@ MAX_PAGE = 1_000
 MAX_IDS = 10_000
 MAX_OFFSET = 2**31 - 1
 _MAX_REASON = 2_000
-_MAX_OPERATOR = 200
 _MAX_AGE = 31_536_000
 
 
@@ -45,7 +49,13 @@ class TroubleshootingQueue:
         self._commands = PostgresCommandRepository(pool)
 
     def list_troubleshooting(
-        self, domain: str, command_type: str | None = None, limit: int = 50, offset: int = 0
+        self,
+        domain: str,
+        command_type: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        *,
+        failure_key: UUID | None = None,
     ) -> list[TroubleshootingItem]:
         """Return a domain's waiting commands with their payloads, longest waiting first.
 
@@ -54,14 +64,15 @@ class TroubleshootingQueue:
             command_type: only of this one.
             limit: 1 to 1,000.
             offset: from 0.
+            failure_key: only of this group of failures.
         """
-        return self._list(check_domain(domain), command_type, limit, offset)
+        return self._list(check_domain(domain), command_type, limit, offset, failure_key)
 
     def list_all_troubleshooting(
         self, command_type: str | None = None, limit: int = 50, offset: int = 0
     ) -> list[TroubleshootingItem]:
         """Return the waiting commands of all domains; as `list_troubleshooting`."""
-        return self._list(None, command_type, limit, offset)
+        return self._list(None, command_type, limit, offset, None)
 
     def count_troubleshooting(self, domain: str | None = None, command_type: str | None = None) -> int:
         """Return how many commands wait, of one domain or all, of one type or all."""
@@ -75,10 +86,25 @@ class TroubleshootingQueue:
         """Return the domains in which commands wait, by name."""
         return sorted({domain for domain, _, _ in self._commands.count_troubleshooting()})
 
-    def list_command_ids(self, domain: str, command_type: str | None = None) -> list[UUID]:
+    def list_command_ids(
+        self, domain: str, command_type: str | None = None, *, failure_key: UUID | None = None
+    ) -> list[UUID]:
         """Return the ids of all waiting commands of a domain, longest waiting first."""
         return self._commands.list_troubleshooting_ids(
-            check_domain(domain), None if command_type is None else check_command_type(command_type)
+            check_domain(domain),
+            None if command_type is None else check_command_type(command_type),
+            None if failure_key is None else check_uuid(failure_key, "failure_key"),
+        )
+
+    def list_failure_groups(self, domain: str | None = None, limit: int = 100) -> list[FailureGroup]:
+        """Return the waiting commands of a domain, or all, by what their failures look like; the largest group first.
+
+        Args:
+            domain: the domain.
+            limit: most groups, 1 to 1,000.
+        """
+        return self._commands.list_failure_groups(
+            None if domain is None else check_domain(domain), check_count(limit, "limit", 1, MAX_PAGE)
         )
 
     def get_command_domain(self, command_id: UUID) -> str:
@@ -96,13 +122,16 @@ class TroubleshootingQueue:
             raise InvalidOperationError(f"command {command_id} exists in domains {', '.join(domains)}")
         return domains[0]
 
-    def operator_retry(self, domain: str, command_id: UUID, operator: str | None = None) -> int:
+    def operator_retry(
+        self, domain: str, command_id: UUID, operator: str | None = None, *, reason: str | None = None
+    ) -> int:
         """Queue a command again, with all its attempts before it.
 
         Args:
             domain: the command's domain.
             command_id: a command that waits.
             operator: who decides, for the audit trail; up to 200 characters.
+            reason: and why; up to 2,000.
 
         Returns:
             The new msg_id.
@@ -111,7 +140,7 @@ class TroubleshootingQueue:
             CommandNotFoundError: there is no such command.
             InvalidOperationError: it does not wait (any more); somebody else may have been first.
         """
-        verdict = self._single(domain, self.retry_many(domain, [command_id], operator))
+        verdict = self._single(domain, self.retry_many(domain, [command_id], operator, reason=reason))
         if verdict.msg_id is None:
             raise InvalidOperationError(f"command {command_id} got no message")
         return verdict.msg_id
@@ -136,6 +165,8 @@ class TroubleshootingQueue:
         command_id: UUID,
         result_data: Any | None = None,  # noqa: ANN401  (any JSON)
         operator: str | None = None,
+        *,
+        reason: str | None = None,
     ) -> None:
         """Complete a command whose work was done by hand; who waits for its reply is told SUCCESS.
 
@@ -143,12 +174,47 @@ class TroubleshootingQueue:
             domain: the command's domain.
             command_id: a command that waits.
             result_data: the reply's result, any JSON value.
-            operator: as in `operator_retry`.
+            operator, reason: as in `operator_retry`.
 
         Raises:
             CommandNotFoundError, InvalidOperationError: as `operator_retry`.
         """
-        self._single(domain, self.complete_many(domain, [command_id], result_data, operator))
+        self._single(domain, self.complete_many(domain, [command_id], result_data, operator, reason=reason))
+
+    def edit_and_retry(
+        self,
+        domain: str,
+        command_id: UUID,
+        data: Any,  # noqa: ANN401  (a JSON object, or a pydantic model)
+        operator: str | None = None,
+        *,
+        reason: str | None = None,
+        registry: HandlerRegistry | None = None,
+    ) -> int:
+        """Queue a command again with other data; what it was before and is now stands in the audit.
+
+        Args:
+            domain: the command's domain.
+            command_id: a command that waits.
+            data: the JSON object to take the place of what was sent.
+            operator, reason: as in `operator_retry`.
+            registry: the handlers; *data* must then fit the model that the command's handler asks for.
+
+        Returns:
+            The new msg_id.
+
+        Raises:
+            InvalidPayloadError: *data* does not fit the handler's model; nothing was changed.
+            CommandNotFoundError, InvalidOperationError: as `operator_retry`.
+        """
+        domain, command_id = check_domain(domain), check_uuid(command_id, "command_id")
+        text = encode(data, "data", self._settings.max_payload_bytes)
+        if registry is not None:
+            command = self._commands.get(domain, command_id)
+            if command is None:
+                raise CommandNotFoundError(domain, command_id)
+            registry.check(domain, command.command_type, decode(text))
+        return self._commands.operator_edit(domain, command_id, text, check_operator(operator), check_reason(reason))
 
     def park_lost(self, domain: str, older_than: float = 3_600.0) -> list[UUID]:
         """Let commands wait here whose message is gone, so that no worker would ever see them.
@@ -169,9 +235,13 @@ class TroubleshootingQueue:
         seconds = check_timeout(older_than, "older_than", 0, _MAX_AGE)
         return self._commands.park_lost(check_domain(domain), seconds)
 
-    def retry_many(self, domain: str, command_ids: Sequence[UUID], operator: str | None = None) -> list[Verdict]:
+    def retry_many(
+        self, domain: str, command_ids: Sequence[UUID], operator: str | None = None, *, reason: str | None = None
+    ) -> list[Verdict]:
         """Queue 1 to 10,000 commands again; return one verdict per command, in no promised order."""
-        return self._commands.operator_retry(check_domain(domain), _ids(command_ids), _operator(operator))
+        return self._commands.operator_retry(
+            check_domain(domain), _ids(command_ids), check_operator(operator), check_reason(reason)
+        )
 
     def cancel_many(
         self, domain: str, command_ids: Sequence[UUID], reason: str, operator: str | None = None
@@ -181,7 +251,7 @@ class TroubleshootingQueue:
             check_domain(domain),
             _ids(command_ids),
             check_text(reason, "reason", _MAX_REASON),
-            _operator(operator),
+            check_operator(operator),
         )
 
     def complete_many(
@@ -190,19 +260,26 @@ class TroubleshootingQueue:
         command_ids: Sequence[UUID],
         result_data: Any | None = None,  # noqa: ANN401  (any JSON)
         operator: str | None = None,
+        *,
+        reason: str | None = None,
     ) -> list[Verdict]:
         """Complete 1 to 10,000 commands; return one verdict per command, in no promised order."""
         result = (
             None if result_data is None else encode_value(result_data, "result_data", self._settings.max_payload_bytes)
         )
-        return self._commands.operator_complete(check_domain(domain), _ids(command_ids), result, _operator(operator))
+        return self._commands.operator_complete(
+            check_domain(domain), _ids(command_ids), result, check_operator(operator), check_reason(reason)
+        )
 
-    def _list(self, domain: str | None, command_type: str | None, limit: int, offset: int) -> list[TroubleshootingItem]:
+    def _list(
+        self, domain: str | None, command_type: str | None, limit: int, offset: int, failure_key: UUID | None
+    ) -> list[TroubleshootingItem]:
         return self._commands.list_troubleshooting(
             domain,
             None if command_type is None else check_command_type(command_type),
             limit=check_count(limit, "limit", 1, MAX_PAGE),
             offset=check_count(offset, "offset", 0, MAX_OFFSET),
+            failure_key=None if failure_key is None else check_uuid(failure_key, "failure_key"),
         )
 
     @staticmethod
@@ -225,7 +302,3 @@ class TroubleshootingQueue:
 def _ids(command_ids: Sequence[UUID]) -> list[UUID]:
     check_items(command_ids, "command_ids", object, MAX_IDS)
     return list(dict.fromkeys(check_uuid(command_id, "command_id") for command_id in command_ids))
-
-
-def _operator(operator: str | None) -> str | None:
-    return None if operator is None else check_text(operator, "operator", _MAX_OPERATOR)

@@ -33,6 +33,9 @@ _LONGEST_TURN = 0.005  # seconds of the loop's time for handlers that never wait
 _LAST_WORDS = 1.0
 
 
+Note = Callable[[ReceivedCommand, Settlement | None, float], None]
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How a worker runs: see `Worker` and `Worker.run`."""
@@ -54,6 +57,7 @@ class Engine:
         registry: the handlers.
         commands: the worker's own statements, on connections that handlers cannot exhaust.
         handler_pool: connections for transactional handlers.
+        note: is told of every attempt that ended, how, and after how many seconds in its handler.
     """
 
     def __init__(
@@ -62,8 +66,10 @@ class Engine:
         registry: HandlerRegistry,
         commands: PostgresCommandRepository,
         handler_pool: AsyncConnectionPool[Any],
+        note: Note,
     ) -> None:
         self._options = options
+        self._note = note
         self._commands = commands
         self._threads = ThreadPoolExecutor(options.concurrency, thread_name_prefix="commandbus-handler")
         self._runner = Runner(registry, options.policy, handler_pool, options.max_result_bytes, self._threads)
@@ -249,6 +255,7 @@ class Engine:
                 continue
             received.task = task
             self._running.add(received)
+            started_at = time.monotonic()
             try:
                 settlement = await self._runner.run(received)
             except asyncio.CancelledError as error:
@@ -260,6 +267,7 @@ class Engine:
                 self._freed.set()
             if settlement is not None:
                 self._settler.add(received, settlement)
+            self._note(received, settlement, time.monotonic() - started_at)
             if task.cancelling():
                 break  # the handler refused to be cancelled; the next one must not inherit that
         self._slots.discard(task)

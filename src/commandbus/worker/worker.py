@@ -26,6 +26,7 @@ from commandbus.worker.engine import Engine, RunOptions
 from commandbus.worker.housekeeping import keep_house
 from commandbus.worker.leases import extend_lease
 from commandbus.worker.received import ReceivedCommand, log_fault, to_received
+from commandbus.worker.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +216,8 @@ class Worker:
             connect=listening(self._pool, self._settings) if use_notify and self._settings.notify else None,
         )
         own = own_pool(self._pool, self._domain, self._settings)
-        housekeeping: asyncio.Task[None] | None = None
+        vitals = Vitals(own, self._settings, self._domain, concurrency, lambda: self.in_flight_count)
+        beside: set[asyncio.Task[None]] = set()
         self._finished.clear()
         self._is_stop_asked = False
         self._task = asyncio.current_task()
@@ -225,9 +227,10 @@ class Worker:
             if self._is_stop_asked:
                 return
             commands = PostgresCommandRepository(own, self._settings)
-            self._engine = Engine(options, self._registry, commands, self._pool)
+            self._engine = Engine(options, self._registry, commands, self._pool, vitals.note)
+            beside.add(asyncio.create_task(vitals.run()))
             if self._settings.maintain:
-                housekeeping = asyncio.create_task(keep_house(Maintenance(own, self._settings)))
+                beside.add(asyncio.create_task(keep_house(Maintenance(own, self._settings))))
             facts = {"domain": self._domain, "concurrency": concurrency}
             logger.info("worker started", extra=facts)
             await self._engine.run()
@@ -236,9 +239,11 @@ class Worker:
             self._engine = None
             self._task = None
             self._finished.set()
-            if housekeeping is not None:
-                housekeeping.cancel()
-                await asyncio.wait({housekeeping}, timeout=_LAST_CALLS)
+            for task in beside:
+                task.cancel()
+            if beside:
+                await asyncio.wait(beside, timeout=_LAST_CALLS)
+                await vitals.end()
             await own.close()
 
     async def stop(self, timeout: float | None = None) -> None:

@@ -5,8 +5,10 @@ from commandbus.sync.repositories.audit import PostgresAuditLogger
 from commandbus.sync.repositories.batch import PostgresBatchRepository
 from commandbus.sync.repositories.command import PostgresCommandRepository
 from commandbus.sync.repositories.maintenance import PostgresMaintenance
+from commandbus.sync.repositories.operations import PostgresOperations
 from commandbus.sync.repositories.payload_archive import PostgresPayloadArchive
 from commandbus.sync.repositories.queue import PgmqClient
+from commandbus.sync.repositories.redrives import PostgresRedrives
 
 __all__ = [
     "PgmqClient",
@@ -14,5 +16,7 @@ __all__ = [
     "PostgresBatchRepository",
     "PostgresCommandRepository",
     "PostgresMaintenance",
+    "PostgresOperations",
     "PostgresPayloadArchive",
+    "PostgresRedrives",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from commandbus.models import ErrorType, TroubleshootingItem
+from commandbus.models import ErrorType, FailureGroup, TroubleshootingItem
 from commandbus.payload import decode_leniently
 from commandbus.sync.repositories._arrays import plain_array
 from commandbus.sync.repositories._base import Repository, Row
@@ -23,7 +23,13 @@ class Troubleshooting(Repository):
     """What an operator calls."""
 
     def list_troubleshooting(
-        self, domain: str | None, command_type: str | None, *, limit: int, offset: int
+        self,
+        domain: str | None,
+        command_type: str | None,
+        *,
+        limit: int,
+        offset: int,
+        failure_key: UUID | None = None,
     ) -> list[TroubleshootingItem]:
         """Return commands that wait for an operator, longest waiting first.
 
@@ -36,18 +42,21 @@ class Troubleshooting(Repository):
             " (command).max_attempts, (command).last_error_type, (command).last_error_code, (command).last_error_msg,"
             " (command).correlation_id, (command).reply_queue, payload::text, (command).created_at,"
             " (command).updated_at, (command).batch_id"
-            " from commandbus.list_troubleshooting($1::text, $2::text, $3::int, $4::int)",
-            (domain, command_type, limit, offset),
+            " from commandbus.list_troubleshooting($1::text, $2::text, $3::int, $4::int, $5::uuid)",
+            (domain, command_type, limit, offset, failure_key),
         )
         return [_to_item(row) for row in rows]
 
-    def list_troubleshooting_ids(self, domain: str, command_type: str | None = None) -> list[UUID]:
+    def list_troubleshooting_ids(
+        self, domain: str, command_type: str | None = None, failure_key: UUID | None = None
+    ) -> list[UUID]:
         """Return the ids of all commands of a domain that wait for an operator, longest waiting first.
 
         Source: ``commandbus.list_troubleshooting_ids``.
         """
         rows = self._rows(
-            "select * from commandbus.list_troubleshooting_ids($1::text, $2::text)", (domain, command_type)
+            "select * from commandbus.list_troubleshooting_ids($1::text, $2::text, $3::uuid)",
+            (domain, command_type, failure_key),
         )
         return [command_id for (command_id,) in rows]
 
@@ -64,12 +73,32 @@ class Troubleshooting(Repository):
         )
         return [(found, kind, waiting) for found, kind, waiting in rows]
 
-    def operator_retry(self, domain: str, command_ids: Sequence[UUID], operator: str | None) -> list[Verdict]:
+    def list_failure_groups(self, domain: str | None, limit: int) -> list[FailureGroup]:
+        """Return waiting commands by what their failures look like. Source: ``commandbus.list_failure_groups``."""
+        rows = self._rows(
+            "select domain, failure_key, waiting, first_seen, last_seen, command_type, error_type, error_code,"
+            " error_text, example_id from commandbus.list_failure_groups($1::text, $2::int)",
+            (domain, limit),
+        )
+        return [_to_group(row) for row in rows]
+
+    def operator_edit(self, domain: str, command_id: UUID, data: str, operator: str | None, reason: str | None) -> int:
+        """Queue a command of the TSQ again with other *data*, JSON text. Source: ``commandbus.sp_operator_edit``."""
+        msg_id: int = self._value(
+            "select commandbus.sp_operator_edit($1::text, $2::uuid, $3::jsonb, $4::text, $5::text, $6::boolean)",
+            (domain, command_id, data, operator, reason, self._settings.notify),
+            repeatable=False,
+        )
+        return msg_id
+
+    def operator_retry(
+        self, domain: str, command_ids: Sequence[UUID], operator: str | None, reason: str | None = None
+    ) -> list[Verdict]:
         """Queue commands of the TSQ again, all attempts before them. Source: ``commandbus.sp_operator_retry``."""
         rows = self._rows(
             "select command_id, msg_id, refusal from commandbus.sp_operator_retry($1::text, $2::uuid[], $3::text,"
-            " $4::boolean)",
-            (domain, plain_array(command_ids), operator, self._settings.notify),
+            " $4::boolean, $5::text)",
+            (domain, plain_array(command_ids), operator, self._settings.notify, reason),
             repeatable=False,
         )
         return [Verdict._make(row) for row in rows]
@@ -97,16 +126,29 @@ class Troubleshooting(Repository):
         return [row[0] for row in rows]
 
     def operator_complete(
-        self, domain: str, command_ids: Sequence[UUID], result: str | None, operator: str | None
+        self,
+        domain: str,
+        command_ids: Sequence[UUID],
+        result: str | None,
+        operator: str | None,
+        reason: str | None = None,
     ) -> list[Verdict]:
         """Complete commands of the TSQ; *result* is JSON text. Source: ``commandbus.sp_operator_complete``."""
         rows = self._rows(
             "select command_id, null, refusal from commandbus.sp_operator_complete($1::text, $2::uuid[], $3::jsonb,"
-            " $4::text, $5::boolean)",
-            (domain, plain_array(command_ids), result, operator, self._settings.notify),
+            " $4::text, $5::boolean, $6::text)",
+            (domain, plain_array(command_ids), result, operator, self._settings.notify, reason),
             repeatable=False,
         )
         return [Verdict._make(row) for row in rows]
+
+
+def _to_group(row: Row) -> FailureGroup:
+    """Return the record of a row of list_failure_groups."""
+    domain, failure_key, waiting, first_seen, last_seen, kind, error, *rest = row
+    return FailureGroup(
+        domain, failure_key, waiting, first_seen, last_seen, kind, None if error is None else ErrorType(error), *rest
+    )
 
 
 def _to_item(row: Row) -> TroubleshootingItem:

@@ -1,0 +1,76 @@
+"""What operators see of domains and workers, and how they hold a domain."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool
+
+from commandbus.models import DomainOverview, LeaseInfo, ThroughputPoint, WorkerInfo
+from commandbus.payload import check_count, check_domain, check_operator, check_reason
+from commandbus.repositories import PostgresOperations
+from commandbus.repositories._base import check_pool
+
+_MAX_PAGE = 1_000
+_LONGEST = 7 * 86_400
+
+
+class Operations:
+    """The running system, as workers and queues show it.
+
+    Args:
+        pool: a `CommandBusPool`, or any psycopg pool on a migrated database.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
+        self._operations = PostgresOperations(check_pool(pool))
+
+    async def overview(self, domain: str | None = None) -> list[DomainOverview]:
+        """Return what each domain with a queue holds now, by name; of one domain, or all."""
+        return await self._operations.overview(None if domain is None else check_domain(domain))
+
+    async def throughput(
+        self, domain: str | None = None, *, seconds: int = 3_600, step: int = 10
+    ) -> list[ThroughputPoint]:
+        """Return what workers did lately, oldest first; pieces in which no worker ran are missing.
+
+        Args:
+            domain: only of this one; the sum of all when None.
+            seconds: how far back, 10 to 604,800.
+            step: the length of a piece, 10 to 86,400.
+        """
+        after = datetime.now(UTC) - timedelta(seconds=check_count(seconds, "seconds", 10, _LONGEST))
+        return await self._operations.list_throughput(
+            None if domain is None else check_domain(domain), after, check_count(step, "step", 10, 86_400)
+        )
+
+    async def list_workers(self, domain: str | None = None) -> list[WorkerInfo]:
+        """Return the workers of a domain, or all; one that ended without a word stays for a day."""
+        return await self._operations.list_workers(None if domain is None else check_domain(domain))
+
+    async def list_leases(self, domain: str, limit: int = 100) -> list[LeaseInfo]:
+        """Return up to *limit* (1 to 1,000) commands that workers have now; the lease that ends first comes first.
+
+        Raises:
+            QueueNotFoundError: the domain has no queue.
+        """
+        return await self._operations.list_leases(check_domain(domain), check_count(limit, "limit", 1, _MAX_PAGE))
+
+    async def pause(self, domain: str, operator: str | None = None, reason: str | None = None) -> bool:
+        """Let no worker have a domain's commands until `resume`; what runs goes on, what is sent waits.
+
+        Args:
+            domain: the domain.
+            operator: who decides, for the audit; up to 200 characters.
+            reason: and why; up to 2,000.
+
+        Returns:
+            Whether it was not paused before.
+
+        Raises:
+            QueueNotFoundError: the domain has no queue.
+        """
+        return await self._operations.pause(check_domain(domain), check_operator(operator), check_reason(reason))
+
+    async def resume(self, domain: str, operator: str | None = None, reason: str | None = None) -> bool:
+        """Let workers have a domain's commands again; return whether it was paused."""
+        return await self._operations.resume(check_domain(domain), check_operator(operator), check_reason(reason))
