@@ -73,6 +73,23 @@ MATRIX = {
     "queue_archive": "app",
     "queue_set_vt": "app",
     "queue_notify": "app",
+    "find_commands": "app operator readonly",
+    "get_message": "operator",
+    "sp_operator_edit": "operator",
+    "list_failure_groups": "app operator readonly",
+    "sp_start_redrive": "operator",
+    "sp_control_redrive": "operator",
+    "sp_step_redrives": "app",
+    "list_redrives": "app operator readonly",
+    "get_redrive": "app operator readonly",
+    "sp_pause_domain": "operator",
+    "sp_resume_domain": "operator",
+    "sp_worker_beat": "app",
+    "sp_worker_gone": "app",
+    "list_workers": "app operator readonly",
+    "list_leases": "app operator readonly",
+    "list_throughput": "app operator readonly",
+    "overview": "app operator readonly",
 }
 USERS = ("app", "operator", "readonly", "stranger")
 

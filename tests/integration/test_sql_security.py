@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import psycopg
@@ -10,6 +11,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tests.integration.sql_helpers import DOMAIN, QUEUE, REPLIES, Bus, Row, errors, open_bus, refusal
+
+SHIP = "ship"  # a domain whose counters nobody has bent
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
 pytestmark = pytest.mark.direct("it sets up its session")
 
@@ -127,6 +131,7 @@ def live(bus: Recorder) -> None:
     live_singly(bus)
     live_with_queues(bus)
     live_long(bus)
+    live_operated(bus)
 
 
 def live_singly(bus: Recorder) -> None:
@@ -174,6 +179,34 @@ def live_long(bus: Recorder) -> None:
         bus.call(function, before=past)
     for function in ("sp_prune_batches", "sp_prune_archives", "sp_prune_replies"):
         bus.call(function, domain=DOMAIN, before=past)
+
+
+def live_operated(bus: Recorder) -> None:
+    """Call the functions of those who watch, hold and redrive."""
+    bus.create_domain(SHIP)
+    worker_id = uuid4()
+    assert bus.result("sp_pause_domain", domain=SHIP) is True
+    assert bus.result("sp_resume_domain", domain=SHIP) is True
+    beat = {"host": "here", "pid": 1, "concurrency": 4, "in_flight": 0, "counts": [1, 0, 0, 0]}
+    bus.call("sp_worker_beat", worker_id=worker_id, domain=SHIP, waits=[1], runs=[0, 1], **beat)
+    assert len(bus.call("list_workers", domain=SHIP)) == 1
+    bus.call("sp_worker_gone", worker_id=worker_id)
+    assert bus.call("list_throughput", domain=SHIP, after=YESTERDAY)[-1]["completed"] == 1
+    (edited, _) = bus.park(2, domain=SHIP)
+    assert bus.call("overview", domain=SHIP)[0]["waiting"] == 2
+    assert bus.call("list_failure_groups", domain=SHIP)[0]["waiting"] == 2
+    assert len(bus.call("find_commands", text="charge", limit=1)) == 1
+    assert bus.call("get_message", domain=SHIP, command_id=edited)[0]["place"] == "TSQ"
+    bus.call("sp_operator_edit", domain=SHIP, command_id=edited, data=Jsonb({"n": 9}))
+    bus.receive(domain=SHIP)
+    assert [row["command_id"] for row in bus.call("list_leases", domain=SHIP)] == [edited]
+    selection = {"command_ids": None, "failure_key": None, "rate": 100}
+    redrive_id = bus.result("sp_start_redrive", domain=SHIP, **selection)
+    bus.call("sp_control_redrive", redrive_id=redrive_id, action="PAUSE")
+    bus.call("sp_control_redrive", redrive_id=redrive_id, action="RESUME")
+    bus.call("sp_step_redrives", domain=SHIP)
+    assert len(bus.call("list_redrives", domain=SHIP)) == 1
+    assert len(bus.call("get_redrive", redrive_id=redrive_id)) == 1
 
 
 def public_functions(bus: Bus) -> set[str]:

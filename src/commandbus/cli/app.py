@@ -16,7 +16,9 @@ from commandbus.cli import (
     inspection,
     maintaining,
     migrations,
+    operating,
     queues,
+    redrives,
     schema,
     sending,
     troubleshoot,
@@ -50,7 +52,11 @@ app.command(epilog=sending.CALL_EXAMPLES)(sending.call)
 app.command(epilog=inspection.STATUS_EXAMPLES)(inspection.status)
 app.command(epilog=inspection.AUDIT_EXAMPLES)(inspection.audit)
 app.add_typer(batches.app, name="batch")
+app.command(epilog=operating.FIND_EXAMPLES)(operating.find)
 app.add_typer(troubleshoot.app, name="tsq")
+app.add_typer(redrives.app, name="redrive")
+app.command(epilog=operating.OVERVIEW_EXAMPLES)(operating.overview)
+app.command(epilog=operating.WORKERS_EXAMPLES)(operating.workers)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=maintaining.EXAMPLES)(maintaining.maintain)
 app.command(epilog=work.EXAMPLES)(work.worker)

@@ -1,7 +1,8 @@
 """Options that commands share, and the way from them to an open pool."""
 
+import getpass
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 from uuid import UUID
 
@@ -30,6 +31,17 @@ Domain = Annotated[str, typer.Argument(help="The domain.", metavar="DOMAIN")]
 AnyDomain = Annotated[str | None, typer.Argument(help="The domain; all when left out.", metavar="DOMAIN")]
 CommandId = Annotated[UUID, typer.Argument(help="The command's id.", metavar="COMMAND_ID")]
 BatchId = Annotated[UUID, typer.Argument(help="The batch's id.", metavar="BATCH_ID")]
+Operator = Annotated[
+    str | None,
+    typer.Option(
+        envvar="COMMANDBUS_OPERATOR", help="Who decides, for the audit trail; by default your login.", metavar="NAME"
+    ),
+]
+Reason = Annotated[str | None, typer.Option(help="Why, for the audit trail.", metavar="TEXT")]
+Registry = Annotated[
+    str | None,
+    typer.Option("--handlers", help="The handlers, whose model the data must fit.", metavar="MODULE:REGISTRY"),
+]
 Limit = Annotated[int, typer.Option("--limit", help="Most rows, 1 to 1,000.", metavar="N")]
 Offset = Annotated[int, typer.Option("--offset", help="Rows to skip.", metavar="N")]
 
@@ -37,6 +49,13 @@ Offset = Annotated[int, typer.Option("--offset", help="Rows to skip.", metavar="
 def examples(*lines: str) -> str:
     """Return the epilog of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  commandbus {line}" for line in lines)
+
+
+def login() -> str | None:
+    """Return the user's name, for the audit trail, or None."""
+    with suppress(OSError, KeyError):  # a user without a name, as in many containers
+        return getpass.getuser()
+    return None
 
 
 def resolve_url(given: str | None) -> str:

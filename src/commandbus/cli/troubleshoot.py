@@ -1,15 +1,14 @@
 """`commandbus tsq …`: commands that wait for an operator, and what the operator decides."""
 
-import getpass
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
 from commandbus.cli.lines import parse_json
+from commandbus.cli.load import load_registry
 from commandbus.cli.options import (
     AnyDomain,
     AsJson,
@@ -18,8 +17,12 @@ from commandbus.cli.options import (
     Domain,
     Limit,
     Offset,
+    Operator,
+    Reason,
+    Registry,
     examples,
     known_domain,
+    login,
     open_pool,
 )
 from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
@@ -36,16 +39,23 @@ app = typer.Typer(help="The troubleshooting queue.", no_args_is_help=True, rich_
 CommandType = Annotated[str | None, typer.Option("--type", help="Only of this command type.", metavar="TYPE")]
 CommandIds = Annotated[list[UUID] | None, typer.Argument(help="The commands' ids.", metavar="COMMAND_ID")]
 All = Annotated[bool, typer.Option("--all", help="All that wait in the domain, or those of --type.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Operator = Annotated[
-    str | None,
-    typer.Option(
-        envvar="COMMANDBUS_OPERATOR", help="Who decides, for the audit trail; by default your login.", metavar="NAME"
-    ),
+Group = Annotated[
+    UUID | None, typer.Option("--group", help='All of a group of failures, see "tsq groups".', metavar="KEY")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 _SET = 1_000
 _COLUMNS = ("domain", "command_id", "command_type", "attempts", "last_error_code", "last_error_msg", "updated_at")
+_GROUP_COLUMNS = (
+    "domain",
+    "command_type",
+    "error_code",
+    "error_text",
+    "waiting",
+    "first_seen",
+    "last_seen",
+    "failure_key",
+)
 _ID = "6f1c0a52-7f0e-4b1e-9d55-0d8f5f3f6a11"
 
 _Decision = Callable[[TroubleshootingQueue, Sequence[UUID], str | None], list[Verdict]]
@@ -111,12 +121,52 @@ def show(domain: Domain, command_id: CommandId, database_url: DatabaseUrl = None
         print_facts(row)
 
 
+@app.command(epilog=examples("tsq groups", "tsq groups payments --json"))
+def groups(
+    domain: AnyDomain = None, limit: Limit = 100, database_url: DatabaseUrl = None, as_json: AsJson = False
+) -> None:
+    """List the commands that wait by what their failures look like, the largest group first."""
+    with open_pool(database_url) as pool:
+        chosen = None if domain is None else known_domain(pool, domain)
+        found = TroubleshootingQueue(pool).list_failure_groups(chosen, limit)
+    if as_json:
+        print_json(found)
+    else:
+        print_rows([row_of(group) for group in found], _GROUP_COLUMNS)
+
+
+@app.command(epilog=examples(f"tsq edit payments {_ID} '{{\"amount\": 25}}' --reason 'typing error'"))
+def edit(
+    domain: Domain,
+    command_id: CommandId,
+    data: Annotated[str, typer.Argument(help="The JSON object to take the place of what was sent.", metavar="JSON")],
+    reason: Reason = None,
+    handlers: Registry = None,
+    operator: Operator = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a command again with other data; the audit keeps both versions."""
+    value = parse_json(data, "data")
+    registry = None if handlers is None else load_registry(handlers, domain)
+    with open_pool(database_url) as pool:
+        msg_id = TroubleshootingQueue(pool).edit_and_retry(
+            domain, command_id, value, operator or login(), reason=reason, registry=registry
+        )
+    if as_json:
+        print_json({"domain": domain, "command_id": command_id, "msg_id": msg_id})
+    else:
+        typer.echo(f"{command_id} queued again, with other data")
+
+
 @app.command(epilog=examples(f"tsq retry payments {_ID}", "tsq retry payments --all --type DebitAccount --yes"))
 def retry(
     domain: Domain,
     command_ids: CommandIds = None,
+    reason: Reason = None,
     all_: All = False,
     command_type: CommandType = None,
+    group: Group = None,
     yes: Yes = False,
     operator: Operator = None,
     database_url: DatabaseUrl = None,
@@ -125,9 +175,9 @@ def retry(
     """Queue commands again, with all their attempts before them. Exit code 1 when one was refused."""
 
     def decide(tsq: TroubleshootingQueue, ids: Sequence[UUID], who: str | None) -> list[Verdict]:
-        return tsq.retry_many(domain, ids, who)
+        return tsq.retry_many(domain, ids, who, reason=reason)
 
-    chosen = _Choice(domain, command_ids, all_, command_type, yes)
+    chosen = _Choice(domain, command_ids, all_, command_type, group, yes)
     _decide("retried", "Retry", decide, chosen, operator, database_url, as_json)
 
 
@@ -138,6 +188,7 @@ def cancel(
     reason: Annotated[str, typer.Option(help="Why; the sender is told.", metavar="TEXT")] = ...,  # type: ignore[assignment]  # typer: required
     all_: All = False,
     command_type: CommandType = None,
+    group: Group = None,
     yes: Yes = False,
     operator: Operator = None,
     database_url: DatabaseUrl = None,
@@ -148,7 +199,7 @@ def cancel(
     def decide(tsq: TroubleshootingQueue, ids: Sequence[UUID], who: str | None) -> list[Verdict]:
         return tsq.cancel_many(domain, ids, reason, who)
 
-    chosen = _Choice(domain, command_ids, all_, command_type, yes)
+    chosen = _Choice(domain, command_ids, all_, command_type, group, yes)
     _decide("canceled", "Cancel", decide, chosen, operator, database_url, as_json)
 
 
@@ -157,8 +208,10 @@ def complete(
     domain: Domain,
     command_ids: CommandIds = None,
     result: Annotated[str | None, typer.Option(help="Result for the reply.", metavar="JSON")] = None,
+    reason: Reason = None,
     all_: All = False,
     command_type: CommandType = None,
+    group: Group = None,
     yes: Yes = False,
     operator: Operator = None,
     database_url: DatabaseUrl = None,
@@ -168,9 +221,9 @@ def complete(
     value: Any = None if result is None else parse_json(result, "result")
 
     def decide(tsq: TroubleshootingQueue, ids: Sequence[UUID], who: str | None) -> list[Verdict]:
-        return tsq.complete_many(domain, ids, value, who)
+        return tsq.complete_many(domain, ids, value, who, reason=reason)
 
-    chosen = _Choice(domain, command_ids, all_, command_type, yes)
+    chosen = _Choice(domain, command_ids, all_, command_type, group, yes)
     _decide("completed", "Complete", decide, chosen, operator, database_url, as_json)
 
 
@@ -182,26 +235,33 @@ class _Choice:
     """
 
     def __init__(
-        self, domain: str, ids: Sequence[UUID] | None, all_: bool, command_type: str | None, yes: bool
+        self,
+        domain: str,
+        ids: Sequence[UUID] | None,
+        all_: bool,
+        command_type: str | None,
+        group: UUID | None,
+        yes: bool,
     ) -> None:
-        if bool(ids) == all_:
-            raise Problem("say which commands: their ids, or --all", BAD_INPUT)
-        if ids and command_type:
-            raise Problem("--type is for --all: the ids say which commands", BAD_INPUT)
+        if bool(ids) + all_ + (group is not None) != 1:
+            raise Problem("say which commands: their ids, --group, or --all", BAD_INPUT)
+        if command_type and not all_:
+            raise Problem("--type is for --all: the ids or the group say which commands", BAD_INPUT)
         self.domain = domain
         self._ids = list(dict.fromkeys(ids or ()))
         self._command_type = command_type
+        self._group = group
         self._yes = yes
 
     def ids(self, tsq: TroubleshootingQueue, verb: str) -> list[UUID]:
-        """Return the ids; for ``--all`` those that wait now, once the user agrees."""
+        """Return the ids; for ``--all`` and ``--group`` those that wait now, once the user agrees."""
         if self._ids:
             return self._ids
         if not self._yes and not sys.stdin.isatty():
-            raise Problem("--all needs --yes where nobody can be asked", BAD_INPUT)
-        found = tsq.list_command_ids(self.domain, self._command_type)
+            raise Problem(f"{'--group' if self._group else '--all'} needs --yes where nobody can be asked", BAD_INPUT)
+        found = tsq.list_command_ids(self.domain, self._command_type, failure_key=self._group)
         if found and not self._yes:
-            kind = self._command_type or "all types"
+            kind = f"group {self._group}" if self._group else self._command_type or "all types"
             if not typer.confirm(f"{verb} {len(found):,} commands of {self.domain} ({kind})?", err=True):
                 raise Problem("nothing was done")
         return found
@@ -222,7 +282,7 @@ def _decide(
         tsq = TroubleshootingQueue(pool)
         ids = choice.ids(tsq, verb)
         for start in range(0, len(ids), _SET):
-            found = decide(tsq, ids[start : start + _SET], operator or _login())
+            found = decide(tsq, ids[start : start + _SET], operator or login())
             verdicts += found
             if not as_json:
                 _print_verdicts(done, found)
@@ -239,12 +299,6 @@ def _decide(
 def _print_verdicts(done: str, verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         typer.echo(f"{verdict.command_id} {f'refused: {verdict.refusal}' if verdict.refusal else done}")
-
-
-def _login() -> str | None:
-    with suppress(OSError, KeyError):  # a user without a name, as in many containers
-        return getpass.getuser()
-    return None
 
 
 @app.command("park-lost", epilog=examples("tsq park-lost payments", "tsq park-lost payments --older-than 60"))

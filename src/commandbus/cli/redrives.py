@@ -1,0 +1,155 @@
+"""`commandbus redrive …`: waiting commands, queued again at a chosen rate."""
+
+from collections.abc import Callable
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from commandbus.cli.options import (
+    AnyDomain,
+    AsJson,
+    DatabaseUrl,
+    Domain,
+    Limit,
+    Operator,
+    Reason,
+    examples,
+    known_domain,
+    login,
+    open_pool,
+)
+from commandbus.cli.output import print_facts, print_json, print_rows, row_of
+from commandbus.errors import InvalidOperationError
+from commandbus.models import RedriveStatus
+from commandbus.sync.redrives import Redrives
+
+app = typer.Typer(help="Waiting commands, queued again at a chosen rate.", no_args_is_help=True, rich_markup_mode=None)
+
+RedriveId = Annotated[UUID, typer.Argument(help="The redrive's id.", metavar="REDRIVE_ID")]
+_ID = "0b8e2c4e-5f0f-4d5b-8a34-3c8a0e0f7d21"
+_COLUMNS = (
+    "redrive_id",
+    "domain",
+    "status",
+    "rate",
+    "total_count",
+    "sent_count",
+    "refused_count",
+    "failed_count",
+    "operator",
+    "created_at",
+)
+_Control = Callable[[UUID, str | None, str | None], RedriveStatus]
+
+
+@app.command(epilog=examples("redrive start payments --rate 20 --group KEY --stop-after 10 --reason 'fixed'"))
+def start(
+    domain: Domain,
+    rate: Annotated[float, typer.Option(help="Commands per second, 0.001 to 10,000.", metavar="N")],
+    group: Annotated[
+        UUID | None, typer.Option(help='Only this group of failures, see "tsq groups".', metavar="KEY")
+    ] = None,
+    stop_after: Annotated[
+        int | None, typer.Option(help="Stop when so many wait for an operator again.", metavar="N")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Most commands, 1 to 100,000.", metavar="N")] = 100_000,
+    reason: Reason = None,
+    operator: Operator = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Select what waits in a domain now; its workers queue it again, longest waiting first."""
+    with open_pool(database_url) as pool:
+        redrive_id = Redrives(pool).start(
+            domain,
+            rate=rate,
+            failure_key=group,
+            stop_after=stop_after,
+            operator=operator or login(),
+            reason=reason,
+            limit=limit,
+        )
+    if as_json:
+        print_json({"redrive_id": redrive_id})
+    else:
+        typer.echo(redrive_id)
+
+
+@app.command("list", epilog=examples("redrive list", "redrive list payments --json"))
+def list_(
+    domain: AnyDomain = None, limit: Limit = 50, database_url: DatabaseUrl = None, as_json: AsJson = False
+) -> None:
+    """List redrives, newest first."""
+    with open_pool(database_url) as pool:
+        found = Redrives(pool).list(None if domain is None else known_domain(pool, domain), limit)
+    if as_json:
+        print_json(found)
+    else:
+        print_rows([row_of(one) for one in found], _COLUMNS)
+
+
+@app.command(epilog=examples(f"redrive show {_ID}"))
+def show(redrive_id: RedriveId, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Show a redrive, and what has become of its commands."""
+    with open_pool(database_url) as pool:
+        progress = Redrives(pool).get(redrive_id)
+    if progress is None:
+        raise InvalidOperationError(f"redrive {redrive_id} not found")
+    row = row_of(progress.redrive) | row_of(progress, without=("redrive",))
+    if as_json:
+        print_json(row)
+    else:
+        print_facts(row)
+
+
+@app.command(epilog=examples(f"redrive pause {_ID}"))
+def pause(
+    redrive_id: RedriveId,
+    reason: Reason = None,
+    operator: Operator = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue no more for now."""
+    _control(lambda redrives: redrives.pause, redrive_id, reason, operator, database_url, as_json)
+
+
+@app.command(epilog=examples(f"redrive resume {_ID}"))
+def resume(
+    redrive_id: RedriveId,
+    reason: Reason = None,
+    operator: Operator = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a paused redrive."""
+    _control(lambda redrives: redrives.resume, redrive_id, reason, operator, database_url, as_json)
+
+
+@app.command(epilog=examples(f"redrive stop {_ID}"))
+def stop(
+    redrive_id: RedriveId,
+    reason: Reason = None,
+    operator: Operator = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a redrive for good; what it has queued stays queued."""
+    _control(lambda redrives: redrives.stop, redrive_id, reason, operator, database_url, as_json)
+
+
+def _control(
+    choose: Callable[[Redrives], _Control],
+    redrive_id: UUID,
+    reason: str | None,
+    operator: str | None,
+    database_url: str | None,
+    as_json: bool,
+) -> None:
+    with open_pool(database_url) as pool:
+        status = choose(Redrives(pool))(redrive_id, operator or login(), reason)
+    if as_json:
+        print_json({"redrive_id": redrive_id, "status": status})
+    else:
+        typer.echo(f"{redrive_id} {status}")
