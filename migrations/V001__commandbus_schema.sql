@@ -1722,13 +1722,13 @@ begin
             with gone as (
                 delete from pgmq.%1$I q
                 using unnest($1, $2, $3) with ordinality as l(msg_id, read_ct, outcome, ord)
-                where q.msg_id = l.msg_id and q.read_ct = l.read_ct and l.outcome <> 'RELEASE'
+                where q.msg_id = any (array[l.msg_id]) and q.read_ct = l.read_ct and l.outcome <> 'RELEASE'
                 returning l.ord, case when l.outcome in ('RETRY', 'TROUBLESHOOT') then q.message end as message
             ), back as (
                 update pgmq.%1$I q
                 set vt = clock_timestamp(), read_ct = q.read_ct + 1  -- this lease is over before the next one begins
                 from unnest($1, $2, $3) with ordinality as l(msg_id, read_ct, outcome, ord)
-                where q.msg_id = l.msg_id and q.read_ct = l.read_ct and l.outcome = 'RELEASE'
+                where q.msg_id = any (array[l.msg_id]) and q.read_ct = l.read_ct and l.outcome = 'RELEASE'
                 returning l.ord
             )
             select array_agg(h.ord order by h.ord), array_agg(h.message order by h.ord)
@@ -1979,7 +1979,7 @@ begin
                 update pgmq.%I q
                 set vt = $3
                 from unnest($1, $2) with ordinality as l(msg_id, read_ct, ord)
-                where q.msg_id = l.msg_id and q.read_ct = l.read_ct
+                where q.msg_id = any (array[l.msg_id]) and q.read_ct = l.read_ct
                 returning l.ord
             )
             select coalesce(array_agg(k.ord), '{}') from kept k
