@@ -95,7 +95,7 @@ class Cli:
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Return once *condition* holds; fail when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -352,7 +352,7 @@ def test_a_queue_that_was_nearly_empty_at_its_last_analyze_is_still_looked_up_by
         bus.run("vacuum analyze pgmq.q_pay__commands")
         bus.send_new(9_999)
         names = [name for name in CALLS if name.startswith(("sp_receive", "sp_settle", "sp_extend"))]
-        wrong = {name: too_many_reads(bus, CALLS[name]) for name in names}
+        wrong = {name: set(too_many_reads(bus, CALLS[name])) & {"pgmq.q_pay__commands_pkey"} for name in names}
         assert {name: read for name, read in wrong.items() if read} == {}
 
 
