@@ -10,6 +10,7 @@ import typer
 import commandbus
 from commandbus.cli import (
     batches,
+    consoling,
     database,
     demonstration,
     doctor,
@@ -54,6 +55,7 @@ app.add_typer(troubleshoot.app, name="tsq")
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=maintaining.EXAMPLES)(maintaining.maintain)
 app.command(epilog=work.EXAMPLES)(work.worker)
+app.command(epilog=consoling.EXAMPLES)(consoling.console)
 app.command(epilog=demonstration.EXAMPLES)(demonstration.demo)
 
 
