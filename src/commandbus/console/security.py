@@ -13,7 +13,7 @@ from enum import StrEnum
 from hashlib import sha256
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, Response, abort, current_app, g, redirect, request, session, url_for
+from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.settings import ConsoleSettings, is_loopback
@@ -23,6 +23,7 @@ CSRF_FIELD = "csrf_token"
 MAX_NAME = 200
 MAX_BODY = 8 * 1024 * 1024
 _CSRF, _ROLE, _NAME, _PROOF = "commandbus_csrf", "commandbus_role", "commandbus_name", "commandbus_proof"
+_USER = "commandbus.user"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PUBLIC = frozenset({"console.static", "console.login", "console.login_post"})
 _FOR_ANYONE = frozenset({"console.login_post", "console.logout"})  # POSTs that change nothing but the session
@@ -76,7 +77,7 @@ def user() -> User:
 
 def known_user() -> User | None:
     """Return who asks, or None on the pages that anybody may see."""
-    found: User | None = g.get("commandbus_user")
+    found: User | None = request.environ.get(_USER)
     return found
 
 
@@ -121,17 +122,16 @@ def add_headers(response: Response) -> Response:
 
 def _check() -> ResponseReturnValue | None:
     """Let the request through, or answer it. An app and a blueprint in it check once."""
-    if g.get("commandbus_checked"):
+    if _USER in request.environ:
         return None
     settings = console().settings
     request.max_content_length = request.max_form_memory_size = MAX_BODY
     _check_host(settings)
     found = _identify(settings)
-    g.commandbus_user = found
     if request.method not in _SAFE:
         _check_origin(settings)
         _check_csrf()
-    g.commandbus_checked = True
+    request.environ[_USER] = found  # and not in `g`, which requests of one app context would share
     if request.endpoint is None or request.endpoint in _PUBLIC:
         return None  # an unknown address is answered 404 to everybody
     if found is None:
