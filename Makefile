@@ -1,7 +1,7 @@
 # Everything runs from .venv, which the first target makes: Python 3.11 or newer, git and make are enough.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-pgbouncer test-flyway test-docker check fix sync db migrate bench
+.PHONY: help venv demo assets test test-pgbouncer test-flyway test-docker check fix sync db migrate bench
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -17,6 +17,9 @@ venv: $(STAMP)  ## make .venv, or bring it up to date
 
 demo: $(STAMP)  ## start an embedded PostgreSQL and watch commands run
 	$(BIN)/commandbus demo $(ARGS)
+
+assets:  ## build the console's style sheet from assets/; needs Node
+	cd assets && npm install --no-package-lock --no-audit --no-fund --silent && npm run --silent build
 
 test: $(STAMP)  ## run all tests on the embedded PostgreSQL; ARGS="-k batch" chooses
 	$(BIN)/pytest $(ARGS)

@@ -26,7 +26,51 @@ def _check_storable(text: str) -> str:
     return text
 
 
-class CommandBusSettings(BaseSettings):
+class EnvironmentSettings(BaseSettings):
+    """Fields that arguments or environment variables give; immutable, and wrong ones are refused in one sentence."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COMMANDBUS_",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bools_for_numbers(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("must not be a bool")
+        return value
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:  # noqa: ANN401  (whatever the fields take)
+        """Return settings from the environment and *overrides*, which win.
+
+        Raises:
+            InvalidArgumentError: a value breaks its limit, or there is no such setting; the field is named.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            field = ".".join(map(str, problem["loc"])) or "settings"
+            raise InvalidArgumentError(field, _sentence(problem["type"], problem["msg"])) from None
+        except SettingsError:
+            raise InvalidArgumentError("settings", "a COMMANDBUS_* variable cannot be read") from None
+
+    def replace(self, **overrides: Any) -> Self:  # noqa: ANN401  (whatever the fields take)
+        """Return the same settings but for *overrides*.
+
+        Raises:
+            InvalidArgumentError: as `load`.
+        """
+        return type(self).load(**{name: getattr(self, name) for name in type(self).model_fields} | overrides)
+
+
+class CommandBusSettings(EnvironmentSettings):
     """How to reach the database and what to do by default. Immutable; its repr shows no URL.
 
     Each field can be set by an environment variable: COMMANDBUS_ and its name in capitals. Arguments win.
@@ -57,15 +101,6 @@ class CommandBusSettings(BaseSettings):
         keep_replies_days: how long replies wait to be taken.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="COMMANDBUS_",
-        env_ignore_empty=True,
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        allow_inf_nan=False,
-    )
-
     database_url: SecretStr = SecretStr("")
     listen_database_url: SecretStr | None = None
     search_path: Annotated[str, AfterValidator(_check_search_path)] = "commandbus, pgmq, public"
@@ -90,13 +125,6 @@ class CommandBusSettings(BaseSettings):
     keep_archives_days: int | None = Field(default=None, ge=1, le=36_500)
     keep_replies_days: int | None = Field(default=None, ge=1, le=36_500)
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_bools_for_numbers(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError("must not be a bool")
-        return value
-
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.pool_max_size < self.pool_min_size:
@@ -104,30 +132,6 @@ class CommandBusSettings(BaseSettings):
         if self.pgbouncer and self.statement_timeout is not None:
             raise ValueError("statement_timeout cannot be set through PgBouncer: set it for the role or the database")
         return self
-
-    @classmethod
-    def load(cls, **overrides: Any) -> Self:  # noqa: ANN401  (whatever the fields take)
-        """Return settings from the environment and *overrides*, which win.
-
-        Raises:
-            InvalidArgumentError: a value breaks its limit, or there is no such setting; the field is named.
-        """
-        try:
-            return cls(**overrides)
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            field = ".".join(map(str, problem["loc"])) or "settings"
-            raise InvalidArgumentError(field, _sentence(problem["type"], problem["msg"])) from None
-        except SettingsError:
-            raise InvalidArgumentError("settings", "a COMMANDBUS_* variable cannot be read") from None
-
-    def replace(self, **overrides: Any) -> Self:  # noqa: ANN401  (whatever the fields take)
-        """Return the same settings but for *overrides*.
-
-        Raises:
-            InvalidArgumentError: as `load`.
-        """
-        return type(self).load(**{name: getattr(self, name) for name in type(self).model_fields} | overrides)
 
 
 def _sentence(kind: str, message: str) -> str:

@@ -10,6 +10,7 @@ import typer
 import commandbus
 from commandbus.cli import (
     batches,
+    consoling,
     database,
     demonstration,
     doctor,
@@ -60,6 +61,7 @@ app.command(epilog=operating.WORKERS_EXAMPLES)(operating.workers)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=maintaining.EXAMPLES)(maintaining.maintain)
 app.command(epilog=work.EXAMPLES)(work.worker)
+app.command(epilog=consoling.EXAMPLES)(consoling.console)
 app.command(epilog=demonstration.EXAMPLES)(demonstration.demo)
 
 

@@ -1,6 +1,5 @@
 """Commands in a file, one JSON object per line: read twice, first to check every line, then to send."""
 
-import json
 import shutil
 import sys
 import tempfile
@@ -8,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import BinaryIO, cast
 from uuid import UUID, uuid4
 
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import InvalidArgumentError
 from commandbus.models import SendRequest
 from commandbus.payload import check_command_type, check_count, check_reply_queue, check_uuid, encode
+from commandbus.payload import parse_json as parse_json
 from commandbus.retry import MAX_ATTEMPTS
 
 _KEYS = frozenset({"command_type", "data", "command_id", "correlation_id", "reply_to", "max_attempts"})
@@ -47,29 +47,6 @@ class Checked:
 
     good: int = 0
     bad: list[BadLine] = field(default_factory=list)
-
-
-def parse_json(text: str | bytes, what: str) -> Any:  # noqa: ANN401  (JSON can be anything)
-    """Return the value of a JSON text in UTF-8.
-
-    Raises:
-        InvalidArgumentError: it is not JSON; the text says where, and quotes nothing.
-    """
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except json.JSONDecodeError as error:
-        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        raise InvalidArgumentError(what, f"is not valid JSON: {error.msg} at {where}") from None
-    except UnicodeDecodeError:
-        raise InvalidArgumentError(what, "is not valid UTF-8") from None
-    except RecursionError:
-        raise InvalidArgumentError(what, "is nested too deeply") from None
-    except ValueError:
-        raise InvalidArgumentError(what, "has NaN, Infinity or a number of too many digits") from None
-
-
-def _refuse(_: str) -> NoReturn:
-    raise ValueError
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from commandbus.errors import InvalidArgumentError
 from commandbus.handlers import HandlerRegistry
 
 
-def load_registry(target: str, domain: str) -> HandlerRegistry:
+def load_registry(target: str, domain: str | None = None) -> HandlerRegistry:
     """Import ``package.module:name`` and return the registry that it is, or that it returns when called.
 
-    The current directory is looked at first. What the module itself raises passes.
+    The current directory is looked at first. What the module itself raises passes. With *domain*, it must have a
+    handler of it.
 
     Raises:
         InvalidArgumentError: there is no such module or name, it is no registry, or has nothing for *domain*.
@@ -25,7 +26,7 @@ def load_registry(target: str, domain: str) -> HandlerRegistry:
     if not isinstance(found, HandlerRegistry):
         raise InvalidArgumentError("target", f"{target} is no HandlerRegistry and no function that returns one")
     domains = sorted({known for known, _ in found.registered_handlers()})
-    if domain not in domains:
+    if domain is not None and domain not in domains:
         known = f"for {', '.join(domains)} only" if domains else "at all"
         raise InvalidArgumentError("domain", f'{target} has no handler for "{domain}": it has handlers {known}')
     return found

@@ -74,6 +74,25 @@ def encode_value(
     return text
 
 
+def parse_json(text: str | bytes, field: str) -> Any:  # noqa: ANN401  (JSON can be anything)
+    """Return the value of a JSON text that somebody typed, in UTF-8 where it is bytes.
+
+    Raises:
+        InvalidArgumentError: it is not JSON; the text says where, and quotes nothing.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise InvalidArgumentError(field, f"is not valid JSON: {error.msg} at {where}") from None
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(field, "is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidArgumentError(field, "is nested too deeply") from None
+    except ValueError:
+        raise InvalidArgumentError(field, "has NaN, Infinity or a number of too many digits") from None
+
+
 def decode(text: str) -> Any:  # noqa: ANN401  (JSON can be anything)
     """Return the value of a JSON text as the server stores it.
 

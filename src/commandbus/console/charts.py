@@ -1,0 +1,165 @@
+"""From numbers to the geometry of an SVG: pure, so that the server draws and the browser only shows.
+
+`line_chart` gives lines with areas, ticks and labels; `sparkline` one line without; `shares` the parts of a bar.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 8.0, 8.0, 20.0
+_MOST_TICKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Numbers to be drawn, oldest first; None leaves a gap. *tone*: a class of assets/input.css."""
+
+    label: str
+    values: Sequence[float | None]
+    tone: str = "brand"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series, drawn. *path* and *area* are values of ``d``; *last* is the newest number."""
+
+    label: str
+    tone: str
+    path: str
+    area: str
+    last: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A label at a place of an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What the macro `chart` draws, in units of its own view box."""
+
+    width: int
+    height: int
+    left: float
+    right: float
+    bottom: float
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of a bar, from *start*, both in percent."""
+
+    label: str
+    tone: str
+    value: int
+    start: float
+    width: float
+
+
+def line_chart(
+    series: Sequence[Series], times: Sequence[datetime], *, unit: str = "", width: int = 640, height: int = 180
+) -> Chart:
+    """Return lines over time with axes.
+
+    Args:
+        series: each as long as *times*.
+        times: when each number was taken, oldest first.
+        unit: behind the numbers of the y axis.
+        width: of the view box; the page scales it.
+        height: of the view box.
+    """
+    right, bottom = width - _RIGHT, height - _BOTTOM
+    top_value = nice_ceiling(max((v for s in series for v in s.values if v is not None), default=0.0))
+    places = [_LEFT + (right - _LEFT) * i / max(len(times) - 1, 1) for i in range(len(times))]
+
+    def y(value: float) -> float:
+        return bottom - (bottom - _TOP) * value / top_value
+
+    lines = tuple(
+        Line(s.label, s.tone, *_draw(places, [None if v is None else y(v) for v in s.values], bottom), _last(s.values))
+        for s in series
+    )
+    steps = range(_MOST_TICKS + 1)
+    y_ticks = tuple(Tick(y(top_value * i / _MOST_TICKS), short(top_value * i / _MOST_TICKS) + unit) for i in steps)
+    indexes = sorted({round(i * (len(times) - 1) / _MOST_TICKS) for i in steps}) if times else []
+    pattern = _clock(times)
+    x_ticks = tuple(Tick(places[i], times[i].astimezone(UTC).strftime(pattern)) for i in indexes)
+    return Chart(width, height, _LEFT, right, bottom, lines, x_ticks, y_ticks, _summary(lines, unit))
+
+
+def sparkline(values: Sequence[float | None], *, width: int = 120, height: int = 28, tone: str = "brand") -> Line:
+    """Return one line without axes."""
+    top_value = max((v for v in values if v is not None), default=0.0) or 1.0
+    places = [1 + (width - 2) * i / max(len(values) - 1, 1) for i in range(len(values))]
+    heights = [None if v is None else (height - 2) * (1 - v / top_value) + 1 for v in values]
+    return Line("", tone, *_draw(places, heights, float(height)), _last(values))
+
+
+def shares(parts: Sequence[tuple[str, str, int]], total: int | None = None) -> tuple[Share, ...]:
+    """Return the parts of a bar: *parts* are labels, tones and counts; the rest up to *total* stays empty."""
+    whole = max(sum(count for _, _, count in parts) if total is None else total, 1)
+    found, start = [], 0.0
+    for label, tone, count in parts:
+        width = 100 * count / whole
+        if count:
+            found.append(Share(label, tone, count, round(start, 3), round(width, 3)))
+        start += width
+    return tuple(found)
+
+
+def nice_ceiling(value: float) -> float:
+    """Return the next number of 1, 2, 4, 5, 6, 8 or 10 times a power of ten; at least 4, so that ticks are whole."""
+    if value <= _MOST_TICKS:
+        return float(_MOST_TICKS)
+    power = 10.0 ** math.floor(math.log10(value))
+    return next((power * step for step in (1, 2, 4, 5, 6, 8) if power * step >= value), power * 10)
+
+
+def short(value: float) -> str:
+    """Return a number in at most five characters or so: 950, 1.2k, 35k, 2M."""
+    for size, suffix in ((1_000_000.0, "M"), (1_000.0, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def _draw(places: Sequence[float], heights: Sequence[float | None], bottom: float) -> tuple[str, str]:
+    """Return the path of a line, and of the area below it; each gap begins a new piece."""
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for x, y in zip(places, heights, strict=True):
+        if y is None:
+            pieces.append([])
+        else:
+            pieces[-1].append((x, y))
+    path, area = [], []
+    for piece in filter(None, pieces):
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
+        path.append(f"M{points}" if len(piece) > 1 else f"M{points} {points}")
+        area.append(f"M{piece[0][0]:.1f},{bottom:.1f} {points} {piece[-1][0]:.1f},{bottom:.1f}Z")
+    return "".join(path), "".join(area)
+
+
+def _last(values: Sequence[float | None]) -> float | None:
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def _clock(times: Sequence[datetime]) -> str:
+    """Return how the times of an axis are written: seconds for minutes, days for weeks."""
+    seconds = (times[-1] - times[0]).total_seconds() if times else 0.0
+    return "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 172_800 else "%m-%d"
+
+
+def _summary(lines: Sequence[Line], unit: str) -> str:
+    """Return the chart in words, for those who do not see it."""
+    parts = [f"{line.label}: {'no data' if line.last is None else short(line.last) + unit}" for line in lines]
+    return "; ".join(parts) + " now."

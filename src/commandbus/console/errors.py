@@ -1,0 +1,101 @@
+"""Every failure as a page of our own, or as JSON: one sentence, and never a traceback."""
+
+import logging
+
+import psycopg
+from flask import Blueprint, Flask, jsonify, make_response, render_template
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from commandbus.console.security import wants_json
+from commandbus.errors import (
+    BatchNotFoundError,
+    CommandBusError,
+    CommandNotFoundError,
+    DatabaseUnavailableError,
+    InvalidArgumentError,
+    InvalidOperationError,
+    PoolTimeoutError,
+    QueueNotFoundError,
+    SchemaError,
+)
+
+logger = logging.getLogger(__name__)
+
+_AGAIN_AFTER = 5  # seconds
+_TITLES = {
+    400: "That cannot be read",
+    401: "Who are you?",
+    403: "Not allowed",
+    404: "Nothing here",
+    405: "That does not work here",
+    409: "Too late",
+    413: "Too large",
+    422: "That cannot be done",
+    500: "Something went wrong",
+    503: "The database does not answer",
+}
+_SENTENCES = {
+    400: "The request cannot be read.",
+    404: "There is no such page, or what it showed is gone.",
+    405: "This address does not take this kind of request.",
+    413: "What was sent is too large: at most 8 MiB.",
+    500: "The console failed; its log says more.",
+}
+_STATUS: tuple[tuple[type[CommandBusError], int], ...] = (
+    (InvalidArgumentError, 400),
+    (CommandNotFoundError, 404),
+    (BatchNotFoundError, 404),
+    (QueueNotFoundError, 404),
+    (InvalidOperationError, 409),
+    (DatabaseUnavailableError, 503),
+    (PoolTimeoutError, 503),
+    (SchemaError, 503),
+)
+
+
+def handle_errors(scaffold: Flask | Blueprint) -> None:
+    """Let an app or a blueprint answer every error with a page of this file."""
+    scaffold.register_error_handler(HTTPException, _on_http_error)
+    scaffold.register_error_handler(CommandBusError, _on_own_error)
+    scaffold.register_error_handler(psycopg.Error, _on_database_error)
+    scaffold.register_error_handler(500, _on_http_error)
+
+
+def _on_http_error(error: HTTPException) -> ResponseReturnValue:
+    status = error.code or 500
+    if status < 400 and error.response is not None:  # a redirect that the router asks for
+        return error.get_response()
+    # Werkzeug's own descriptions speak to programmers; ours were given to abort().
+    own = error.description if type(error).description != error.description else None
+    sentence = own if isinstance(own, str) and status < 500 else _SENTENCES.get(status, _TITLES.get(status, "Refused."))
+    return _answer(status, sentence)
+
+
+def _on_own_error(error: CommandBusError) -> ResponseReturnValue:
+    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    return _answer(status, str(error))
+
+
+def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
+    """Answer what the server refused; its text can quote data, so only its code is told."""
+    logger.warning("the database refused a call of the console", extra={"sqlstate": error.sqlstate})
+    return _answer(500, f"The database refused: {error.sqlstate or type(error).__name__}.")
+
+
+def _answer(status: int, sentence: str) -> ResponseReturnValue:
+    sentence = sentence[:1].upper() + sentence[1:]
+    if wants_json():
+        response = make_response(jsonify(error=sentence), status)
+    else:
+        page = render_template(
+            "commandbus/error.html",
+            status=status,
+            title=_TITLES.get(status, "Refused"),
+            sentence=sentence,
+            again_after=_AGAIN_AFTER if status == 503 else None,
+        )
+        response = make_response(page, status)
+    if status == 503:
+        response.headers["Retry-After"] = str(_AGAIN_AFTER)
+    return response

@@ -1,0 +1,104 @@
+"""The live numbers: one small snapshot, shared by all who watch, as server-sent events or by polling.
+
+Pages listen for its version; when that changes, the browser fetches the same page again and swaps the parts that are
+marked ``data-live``. So there is one source of every number: the page itself.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+
+from flask import Blueprint, Response, abort, current_app, jsonify
+from flask.typing import ResponseReturnValue
+
+from commandbus.console.state import Console
+from commandbus.errors import CommandBusError
+
+live = Blueprint("live", __name__)
+
+EXTENSION = "commandbus_console_live"
+_FRESH = 1.0  # seconds that a snapshot serves all who ask
+_PAUSE = 2.0  # between looks of a stream
+_LONGEST = 300.0  # of one stream; browsers come back by themselves
+
+
+class Live:
+    """Takes snapshots, and counts streams."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._taken_at = 0.0
+        self._snapshot: dict[str, Any] = {}
+        self._free = threading.BoundedSemaphore(max(console.settings.max_streams, 1))
+        self._has_streams = console.settings.max_streams > 0
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the numbers of at most a second ago.
+
+        Raises:
+            CommandBusError: the database does not answer.
+        """
+        with self._lock:
+            if time.monotonic() - self._taken_at > _FRESH:
+                numbers = self._count()
+                version = sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
+                self._snapshot, self._taken_at = {"version": version, **numbers}, time.monotonic()
+            return self._snapshot
+
+    def latest(self) -> dict[str, Any]:
+        """Return the last snapshot, however old it is, without asking the database; empty before the first."""
+        return self._snapshot
+
+    def stream(self) -> Iterator[str] | None:
+        """Return the events of one stream, or None when there are too many."""
+        return self._events() if self._has_streams and self._free.acquire(blocking=False) else None
+
+    def _count(self) -> dict[str, Any]:
+        queues = self._console.queues
+        domains = {}
+        for domain in queues.list_domains():
+            found = queues.metrics(domain)
+            domains[domain] = [found.visible, found.in_flight, found.scheduled]
+        return {"troubleshooting": self._console.tsq.count_troubleshooting(), "domains": domains}
+
+    def _events(self) -> Iterator[str]:
+        seen = ""
+        end = time.monotonic() + _LONGEST
+        try:
+            while time.monotonic() < end:
+                try:
+                    snapshot = self.snapshot()
+                except CommandBusError:
+                    return  # the browser comes back, and is told by a page
+                # Something is said at every look: only by that the server learns that a browser is gone.
+                yield ":\n\n" if snapshot["version"] == seen else f"data: {json.dumps(snapshot)}\n\n"
+                seen = snapshot["version"]
+                time.sleep(_PAUSE)
+        finally:
+            self._free.release()
+
+
+def numbers() -> Live:
+    """Return the live numbers of the app that answers this request."""
+    found: Live = current_app.extensions[EXTENSION]
+    return found
+
+
+@live.get("/live/events")
+def events() -> ResponseReturnValue:
+    """Stream the numbers, or 503 when too many watch: then the page polls."""
+    stream = numbers().stream()
+    if stream is None:
+        abort(503, "Too many live streams.")
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Response(stream, mimetype="text/event-stream", headers=headers)
+
+
+@live.get("/api/live")
+def poll() -> ResponseReturnValue:
+    """Return the numbers once."""
+    return jsonify(numbers().snapshot())

@@ -1,0 +1,106 @@
+"""How things look, in one place: colours of statuses and events, times, numbers, JSON, and what viewers may not see."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+from flask import Blueprint
+
+MASK = "••••"
+
+# Status or event → (words, tone); the tones are classes of assets/input.css.
+_BADGES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "PENDING": ("Pending", "neutral"),
+        "IN_PROGRESS": ("In progress", "info"),
+        "COMPLETED": ("Completed", "success"),
+        "COMPLETED_WITH_FAILURES": ("Completed with failures", "warning"),
+        "FAILED": ("Failed", "danger"),
+        "CANCELED": ("Canceled", "muted"),
+        "IN_TROUBLESHOOTING_QUEUE": ("Troubleshooting", "warning"),
+        "SENT": ("Sent", "neutral"),
+        "RECEIVED": ("Received", "info"),
+        "RELEASED": ("Released", "muted"),
+        "RETRY_SCHEDULED": ("Retry scheduled", "neutral"),
+        "RETRY_EXHAUSTED": ("Retries exhausted", "danger"),
+        "MOVED_TO_TSQ": ("Moved to troubleshooting", "warning"),
+        "BUSINESS_RULE_FAILED": ("Business rule failed", "danger"),
+        "OPERATOR_RETRY": ("Operator retried", "operator"),
+        "OPERATOR_CANCEL": ("Operator canceled", "operator"),
+        "OPERATOR_COMPLETE": ("Operator completed", "operator"),
+        "BATCH_STARTED": ("Batch started", "info"),
+        "BATCH_COMPLETED": ("Batch completed", "success"),
+        "STALE_SETTLE": ("Lease was lost", "warning"),
+        "TRANSIENT": ("Transient", "neutral"),
+        "PERMANENT": ("Permanent", "danger"),
+        "BUSINESS_RULE": ("Business rule", "danger"),
+    }
+)
+_STEPS = ((60.0, "s"), (60.0, "min"), (24.0, "h"), (365.0, "d"))
+
+
+def add_filters(blueprint: Blueprint) -> None:
+    """Give templates the functions of this file; their names begin with cb_, beside those of a host's app."""
+    for function in (badge, ago, iso, absolute, span, number, pretty, options):
+        blueprint.add_app_template_filter(function, f"cb_{function.__name__}")
+
+
+def badge(name: str) -> tuple[str, str]:
+    """Return the words and the tone of a status or an event; of the user's own events, their names."""
+    return _BADGES.get(str(name), (str(name).replace("_", " ").capitalize(), "neutral"))
+
+
+def options(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the options of a select: statuses and events in words, other names as they are."""
+    return [(str(name), badge(name)[0] if str(name) in _BADGES else str(name)) for name in names]
+
+
+def iso(time: datetime) -> str:
+    """Return a time for programs: ISO 8601 in UTC."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def absolute(time: datetime) -> str:
+    """Return a time for people: 2030-01-31 12:00:00 UTC."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def ago(time: datetime) -> str:
+    """Return how long ago a time was, or in how long it will be."""
+    seconds = (datetime.now(UTC) - time).total_seconds()
+    return "now" if abs(seconds) < 1 else f"in {span(-seconds)}" if seconds < 0 else f"{span(seconds)} ago"
+
+
+def span(seconds: float | None) -> str:
+    """Return a duration in its largest unit: 850 ms, 12 s, 5 min, 3 h, 2 d."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1_000:.0f} ms"
+    amount = seconds
+    for size, unit in _STEPS:
+        if amount < size:
+            return f"{amount:.0f} {unit}"
+        amount /= size
+    return f"{amount:.0f} y"
+
+
+def number(value: int | float | None) -> str:
+    """Return a number with separators."""
+    return "-" if value is None else f"{value:,}"
+
+
+def pretty(value: Any) -> str:  # noqa: ANN401  (any JSON)
+    """Return a JSON value as indented text."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def masked(value: Any) -> Any:  # noqa: ANN401  (any JSON)
+    """Return a JSON value with its keys as they are, and dots for everything else."""
+    if isinstance(value, dict):
+        return {key: masked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [masked(item) for item in value]
+    return MASK

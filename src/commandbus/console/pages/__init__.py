@@ -1,0 +1,13 @@
+"""One file per page; each is a blueprint, found by the console as one of `PAGES`."""
+
+from commandbus.console.pages import audit, batches, commands, overview, queues, send, troubleshooting
+
+PAGES = (
+    overview.page,
+    commands.page,
+    troubleshooting.page,
+    batches.page,
+    queues.page,
+    audit.page,
+    send.page,
+)

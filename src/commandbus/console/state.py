@@ -1,0 +1,75 @@
+"""What every page works with: the library's objects on one pool, and who is asking."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from flask import current_app
+
+from commandbus.console.settings import ConsoleSettings
+from commandbus.handlers import HandlerRegistry
+from commandbus.sync import CommandBus, CommandBusPool, PgmqClient, TroubleshootingQueue
+
+EXTENSION = "commandbus_console"
+
+
+@dataclass(frozen=True, slots=True)
+class NavEntry:
+    """One line of the sidebar.
+
+    Attributes:
+        label: what it says.
+        endpoint: Flask's name of the page.
+        icon: a name of templates/commandbus/icons.html.
+        badge: a key of the live numbers that is shown beside it, or None.
+    """
+
+    label: str
+    endpoint: str
+    icon: str
+    badge: str | None = None
+
+
+NAVIGATION: tuple[NavEntry, ...] = (
+    NavEntry("Overview", "console.overview.show", "home"),
+    NavEntry("Commands", "console.commands.find", "list"),
+    NavEntry("Troubleshooting", "console.troubleshooting.find", "alert", badge="troubleshooting"),
+    NavEntry("Batches", "console.batches.find", "stack"),
+    NavEntry("Queues", "console.queues.show", "queue"),
+    NavEntry("Audit", "console.audit.find", "book"),
+    NavEntry("Send", "console.send.single", "send"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """The parts of one console.
+
+    Attributes:
+        pool: an open pool.
+        settings: whom it lets in.
+        registry: the handlers, where they are at hand; their models check what operators write.
+        base: the template that every page extends.
+        entries: the sidebar.
+        title: beside the logo.
+    """
+
+    pool: CommandBusPool
+    settings: ConsoleSettings
+    registry: HandlerRegistry | None = None
+    base: str = "commandbus/base.html"
+    entries: Sequence[NavEntry] = NAVIGATION
+    title: str = "commandbus"
+    bus: CommandBus = field(init=False)
+    tsq: TroubleshootingQueue = field(init=False)
+    queues: PgmqClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bus", CommandBus(self.pool))
+        object.__setattr__(self, "tsq", TroubleshootingQueue(self.pool))
+        object.__setattr__(self, "queues", PgmqClient(self.pool))
+
+
+def console() -> Console:
+    """Return the console of the app that answers this request."""
+    return cast("Console", current_app.extensions[EXTENSION])

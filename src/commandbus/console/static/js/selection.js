@@ -1,0 +1,39 @@
+// Choosing rows: all of a page at once, a range with Shift, and how many there are.
+let last = null;
+
+const boxes = (form) => [...form.querySelectorAll("input[type=checkbox][name=command]")];
+
+function tell(form) {
+  const all = form.querySelector("[data-choose-all]");
+  const words = form.querySelector("[data-chosen]");
+  if (!all || !words) return;
+  const count = boxes(form).filter((box) => box.checked).length;
+  all.hidden = false;
+  all.checked = count > 0 && count === boxes(form).length;
+  all.indeterminate = count > 0 && !all.checked;
+  words.textContent = count ? `${count} chosen` : "Choose commands, then decide";
+}
+
+export function refreshSelections() {
+  for (const form of document.querySelectorAll("form[data-selection]")) tell(form);
+}
+
+export function selections() {
+  refreshSelections();
+  document.addEventListener("click", (event) => {
+    const box = event.target;
+    const form = box.closest?.("form[data-selection]");
+    if (!form || box.type !== "checkbox") return;
+    if (box.matches("[data-choose-all]")) {
+      for (const other of boxes(form)) other.checked = box.checked;
+    } else {
+      const all = boxes(form);
+      const from = all.indexOf(last), to = all.indexOf(box);
+      if (event.shiftKey && from >= 0) {
+        for (const other of all.slice(Math.min(from, to), Math.max(from, to) + 1)) other.checked = box.checked;
+      }
+      last = box;
+    }
+    tell(form);
+  });
+}

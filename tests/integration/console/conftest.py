@@ -1,0 +1,58 @@
+"""Fixtures of the console's tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from commandbus.console import ConsoleSettings, create_app
+from tests.integration.console.browser import OPERATOR_TOKEN, TOKENS, VIEWER_TOKEN, Browser, World, make_world
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from commandbus.sync import CommandBusPool
+
+
+class MakeApp(Protocol):
+    """Makes a console on the test's database."""
+
+    def __call__(self, **settings: Any) -> Flask: ...
+
+
+@pytest.fixture
+def make_app(sync_pool: CommandBusPool) -> MakeApp:
+    """Consoles with settings of the test's choice."""
+
+    def make(**settings: Any) -> Flask:
+        app = create_app(sync_pool, settings=ConsoleSettings.load(**settings))
+        app.config["PROPAGATE_EXCEPTIONS"] = False
+        return app
+
+    return make
+
+
+@pytest.fixture
+def app(make_app: MakeApp) -> Flask:
+    """A console that asks for tokens."""
+    return make_app(**TOKENS)
+
+
+@pytest.fixture
+def world(database_url: str) -> World:
+    """Something of everything, in the test's database."""
+    return make_world(database_url)
+
+
+@pytest.fixture
+def operator(app: Flask, world: World) -> Browser:
+    """An operator at the console, and the world behind it."""
+    assert world.parked
+    return Browser(app, OPERATOR_TOKEN)
+
+
+@pytest.fixture
+def viewer(app: Flask) -> Browser:
+    """A viewer at the same console."""
+    return Browser(app, VIEWER_TOKEN, "grace")

@@ -1,0 +1,169 @@
+"""Every page answers, for viewers and operators, full and empty; what it shows is what the library says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from commandbus.sync import CommandBus
+from tests.integration.console.browser import CANARY, DOMAIN, OPERATOR_TOKEN, TOKENS, Browser, routes
+
+if TYPE_CHECKING:
+    import pytest
+    from flask import Flask
+
+    from commandbus.sync import CommandBusPool
+    from tests.integration.console.browser import World
+    from tests.integration.console.conftest import MakeApp
+
+ELSEWHERE = {"console.login", "console.commands.go"}  # lead to other pages
+STREAMS = {"console.live.events"}
+
+
+def test_every_page_answers_viewers_and_operators(app: Flask, world: World, operator: Browser, viewer: Browser) -> None:
+    answers = {
+        (browser.name, path): browser.get(path).status_code
+        for browser in (operator, viewer)
+        for _, path, endpoint in routes(app, world, "GET")
+        if endpoint not in ELSEWHERE | STREAMS
+    }
+    assert {key: status for key, status in answers.items() if status != 200} == {}
+    assert len(answers) > 30
+
+
+def test_every_page_answers_on_an_empty_database(make_app: MakeApp) -> None:
+    browser = Browser(make_app())
+    for path in ("/", "/commands", "/troubleshooting", "/batches", "/queues", "/audit", "/send", "/send/bulk"):
+        assert browser.get(path).status_code == 200, path
+
+
+def test_an_unknown_command_or_batch_is_404(operator: Browser) -> None:
+    for path in (f"/commands/{DOMAIN}/{uuid4()}", f"/batches/{DOMAIN}/{uuid4()}", f"/commands/Bad-Name/{uuid4()}",
+                 f"/batches/Bad-Name/{uuid4()}", f"/commands/{DOMAIN}/7", "/nowhere", f"/go?id={uuid4()}"):  # fmt: skip
+        answer = operator.get(path)
+        assert answer.status_code == 404, path
+        assert "Nothing here" in answer.text
+
+
+def test_the_story_of_a_command_is_told(operator: Browser, world: World) -> None:
+    text = operator.get(f"/commands/{DOMAIN}/{world.parked[0]}").text
+    for part in ("DebitAccount", "ACCOUNT_CLOSED", "the account was closed", "Moved to troubleshooting", "Received"):
+        assert part in text
+    assert CANARY in text
+    assert "Same conversation" in text
+    assert "Month end" in text
+
+
+def test_a_command_is_found_by_its_id_alone(operator: Browser, world: World) -> None:
+    answer = operator.get(f"/go?id={world.parked[0]}")
+    assert answer.headers["Location"] == f"/commands/{DOMAIN}/{world.parked[0]}"
+
+
+def test_filters_of_commands_are_those_of_the_library(operator: Browser, sync_pool: CommandBusPool) -> None:
+    bus = CommandBus(sync_pool)
+    for query, expected in (
+        ("status=FAILED", bus.query_commands(status="FAILED")),  # type: ignore[arg-type]  # its text will do
+        ("domain=pay&type=DebitAccount", bus.query_commands(domain="pay", command_type="DebitAccount")),
+        ("correlation=00000000-0000-0000-0000-000000000007&after=1h", [*bus.query_commands()[1:]]),
+        ("before=1h", []),
+    ):
+        found = operator.get(f"/api/commands?{query}").get_json()["commands"]
+        assert {row["command_id"] for row in found} == {str(row.command_id) for row in expected}, query
+
+
+def test_pages_of_commands_follow_each_other_without_gap(operator: Browser) -> None:
+    seen: list[str] = []
+    offset = 0
+    while offset is not None:
+        page = operator.get(f"/api/commands?limit=3&offset={offset}").get_json()
+        seen += [row["command_id"] for row in page["commands"]]
+        offset = page["next_offset"]
+    assert len(seen) == len(set(seen)) == 8
+
+
+def test_pages_of_the_audit_follow_each_other_without_gap(operator: Browser, sync_pool: CommandBusPool) -> None:
+    bus = CommandBus(sync_pool)
+    for _ in range(250):
+        bus.send(DOMAIN, "Tick", uuid4(), {})
+    seen: list[int] = []
+    older: dict[str, str] | None = {}
+    while older is not None:
+        page = operator.get("/api/audit", query_string=older).get_json()
+        seen += [row["audit_id"] for row in page["events"]]
+        older = page["older"]
+    assert len(seen) == len(set(seen)) == len(bus.query_audit(limit=1000))
+    assert "Older" in operator.get("/audit").text
+
+
+def test_viewers_see_keys_and_no_values_of_business_data(app: Flask, world: World, viewer: Browser) -> None:
+    for _, path, endpoint in routes(app, world, "GET"):
+        if endpoint not in STREAMS:
+            assert CANARY not in viewer.get(path).text, path
+    item = viewer.get("/api/troubleshooting").get_json()["commands"][0]
+    assert item["payload"].keys() == {"secret", "DebitAccount"}
+    assert item["payload"]["DebitAccount"] == ["••••", {"ACCOUNT_CLOSED": "••••"}]
+
+
+def test_operators_see_payloads(operator: Browser) -> None:
+    assert CANARY in operator.get("/troubleshooting").text
+
+
+def test_numbers_of_the_overview_are_those_of_the_queues(operator: Browser) -> None:
+    found = operator.get("/api/overview").get_json()
+    assert found["troubleshooting"] == 2
+    (domain,) = found["domains"]
+    assert (domain["domain"], domain["visible"], domain["scheduled"]) == (DOMAIN, 1, 1)
+
+
+def test_a_stream_tells_the_numbers_and_the_next_one_too_many_is_refused(make_app: MakeApp, world: World) -> None:
+    app = make_app(max_streams=1)
+    browser = Browser(app)
+    first = browser.get("/live/events")
+    chunk = next(first.iter_encoded())
+    assert json.loads(chunk.decode().removeprefix("data: "))["troubleshooting"] == len(world.parked)
+    assert browser.get("/live/events").status_code == 503
+    assert browser.get("/api/live").get_json()["troubleshooting"] == len(world.parked)
+    first.close()
+    again = browser.get("/live/events")
+    assert again.status_code == 200
+    again.close()
+
+
+def test_a_database_that_went_away_is_a_page_that_tries_again(
+    operator: Browser, sync_pool: CommandBusPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    sync_pool.close()
+    answer = operator.get("/commands")
+    assert answer.status_code in {409, 503}
+    assert "Traceback" not in answer.text
+    assert caplog.records == []
+
+
+def test_the_console_can_be_mounted_in_an_app_with_pages_of_its_own(sync_pool: CommandBusPool, world: World) -> None:
+    from flask import Flask, render_template_string
+
+    from commandbus.console import NAVIGATION, ConsoleSettings, NavEntry, create_blueprint, protect
+
+    host = Flask("host")
+    host.secret_key = "k" * 32
+    entries = (*NAVIGATION, NavEntry("Test commands", "own", "flask"))
+    settings = ConsoleSettings.load(**TOKENS)
+    host.register_blueprint(
+        create_blueprint(sync_pool, settings=settings, entries=entries, title="shop"), url_prefix="/ops"
+    )
+    protect(host)
+
+    @host.get("/own")
+    def own() -> str:
+        return render_template_string("{% extends console.base %}{% block content %}my own page{% endblock %}")
+
+    stranger = Browser(host)
+    assert stranger.get("/own").headers["Location"].startswith("/ops/login")
+    browser = Browser(host)
+    answer = browser.post("/ops/login?next=/own", {"name": "ada", "token": OPERATOR_TOKEN}, form="/ops/login")
+    assert answer.headers["Location"] == "/own"
+    text = browser.get("/own").text
+    for part in ("my own page", "shop", "/ops/troubleshooting", "Test commands"):
+        assert part in text
+    assert str(world.parked[0])[:8] in browser.get("/ops/troubleshooting").text

@@ -1,0 +1,76 @@
+"""Numbers become geometry that stays inside its box."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commandbus.console.charts import Series, line_chart, nice_ceiling, shares, short, sparkline
+
+START = datetime(2030, 1, 31, 12, tzinfo=UTC)
+NUMBERS = st.none() | st.floats(min_value=0, max_value=1e12)
+
+
+def points(path: str) -> list[tuple[float, float]]:
+    """Return the points of a path."""
+    return [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+)", path)]
+
+
+def times(count: int, step: float = 60) -> list[datetime]:
+    """Return so many times, evenly spread."""
+    return [START + timedelta(seconds=step * i) for i in range(count)]
+
+
+@given(st.lists(NUMBERS, max_size=50))
+def test_every_point_lies_inside_the_axes(values: list[float | None]) -> None:
+    chart = line_chart([Series("depth", values)], times(len(values)))
+    for x, y in points(chart.lines[0].path) + points(chart.lines[0].area):
+        assert chart.left - 0.1 <= x <= chart.right + 0.1
+        assert 0 <= y <= chart.bottom + 0.1
+    assert all(chart.left <= tick.at <= chart.right for tick in chart.x_ticks)
+
+
+def test_a_chart_is_told_in_words_and_ticks() -> None:
+    chart = line_chart([Series("sent", [0, 10, 35]), Series("failed", [0, 1, None], "danger")], times(3), unit="/s")
+    assert chart.summary == "sent: 35/s; failed: 1/s now."
+    assert [tick.label for tick in chart.y_ticks] == ["0/s", "10/s", "20/s", "30/s", "40/s"]
+    assert [tick.label for tick in chart.x_ticks] == ["12:00:00", "12:01:00", "12:02:00"]
+    assert [line.tone for line in chart.lines] == ["brand", "danger"]
+
+
+def test_a_gap_parts_the_line() -> None:
+    assert line_chart([Series("x", [1, 2, None, 3, 4])], times(5)).lines[0].path.count("M") == 2
+
+
+def test_nothing_to_draw_is_drawn_as_nothing() -> None:
+    chart = line_chart([Series("x", [])], [])
+    assert (chart.lines[0].path, chart.x_ticks, chart.summary) == ("", (), "x: no data now.")
+    assert sparkline([]).path == ""
+    assert sparkline([5]).path.count(",") == 2
+
+
+@pytest.mark.parametrize(("step", "label"), [(1, "12:00:00"), (3_600, "12:00"), (86_400, "01-31")])
+def test_times_are_written_as_finely_as_they_need(step: float, label: str) -> None:
+    assert line_chart([Series("x", [1] * 5)], times(5, step)).x_ticks[0].label == label
+
+
+@given(st.floats(min_value=0, max_value=1e12))
+def test_the_top_of_an_axis_is_near_and_never_below(value: float) -> None:
+    top = nice_ceiling(value)
+    assert value <= top
+    assert top <= max(4, value * 2)
+
+
+@pytest.mark.parametrize(("value", "words"), [(0, "0"), (950, "950"), (1_200, "1.2k"), (35_000, "35k"), (2e6, "2M")])
+def test_numbers_are_short(value: float, words: str) -> None:
+    assert short(value) == words
+
+
+def test_shares_fill_the_bar_as_far_as_they_go() -> None:
+    parts = shares([("done", "success", 5), ("failed", "danger", 0), ("parked", "warning", 1)], 8)
+    assert [(part.label, part.start, part.width) for part in parts] == [("done", 0.0, 62.5), ("parked", 62.5, 12.5)]
+    assert shares([("none", "brand", 0)]) == ()
