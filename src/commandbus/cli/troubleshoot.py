@@ -7,7 +7,6 @@ from uuid import UUID
 
 import typer
 
-from commandbus.cli.lines import parse_json
 from commandbus.cli.load import load_registry
 from commandbus.cli.options import (
     AnyDomain,
@@ -29,6 +28,7 @@ from commandbus.cli.output import note, print_facts, print_json, print_rows, row
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import CommandStatus
+from commandbus.payload import parse_json
 from commandbus.sync.bus import CommandBus
 from commandbus.sync.repositories import PostgresPayloadArchive
 from commandbus.sync.repositories.command import Verdict
