@@ -14,6 +14,7 @@ from urllib.parse import quote
 from commandbus.errors import (
     AuthenticationFailedError,
     ClusterError,
+    DatabaseNotFoundError,
     DatabaseUnavailableError,
     InvalidArgumentError,
     PodNotReadyError,
@@ -71,6 +72,7 @@ def forwarded(target: KubernetesTarget, say: Callable[[str], None]) -> Iterator[
     Raises:
         ClusterError: the cluster cannot be reached or refuses; see its subclasses.
         AuthenticationFailedError: PostgreSQL refuses the user or the password.
+        DatabaseNotFoundError: it has no such database.
         SchemaError: it is too old.
     """
     deadline = time.monotonic() + target.ready_timeout
@@ -244,7 +246,7 @@ def _await_postgres(url: str, target: KubernetesTarget, pod: str, bridge: Bridge
         try:
             with connected(url):
                 return
-        except (AuthenticationFailedError, SchemaError):
+        except (AuthenticationFailedError, DatabaseNotFoundError, SchemaError):
             raise
         except DatabaseUnavailableError as error:
             failure = PodNotReadyError(
