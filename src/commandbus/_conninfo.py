@@ -1,4 +1,4 @@
-"""From settings to libpq's parameters, and from libpq's errors to ours, without ever showing a password."""
+"""From a database URL to libpq's parameters, and from libpq's errors to ours, without ever showing a password."""
 
 import logging
 import re
@@ -8,10 +8,13 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import SecretStr
 
-from commandbus.errors import AuthenticationFailedError, DatabaseUnavailableError, InvalidArgumentError
-from commandbus.settings import CommandBusSettings
+from commandbus.errors import (
+    AuthenticationFailedError,
+    DatabaseNotFoundError,
+    DatabaseUnavailableError,
+    InvalidArgumentError,
+)
 
 _SECRETS = ("password", "sslpassword")
 _ENCODE_HINT = "in a URL, characters such as @ : / ? % and spaces in a user name or password are percent-encoded"
@@ -20,7 +23,21 @@ _WRONG_PASSWORD = re.compile(r'password authentication failed for user "(?P<user
 _REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|role \"[^\"]*\" does not exist"
 )
-_SPLITS = re.compile(r"[\\\s]")  # needs a backslash within libpq's options
+_NO_DATABASE = re.compile(r"(?P<reason>database \"[^\"]*\" does not exist)")
+# What libpq would complain of only when it connects, as of a server that cannot be reached.
+_NUMBERS = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+)
+_CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+}
+_NUMBER = re.compile(r" *-?[0-9]{1,9} *")
 _WHERE = re.compile(r"^connection (?:failed|is bad): ")
 
 
@@ -38,6 +55,12 @@ def parse_url(url: str, field: str) -> dict[str, Any]:
     for port in str(parameters.get("port", "")).split(","):
         if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536):
             raise InvalidArgumentError(field, f"must have ports from 1 to 65535; {_ENCODE_HINT}")
+    for name in _NUMBERS:
+        if not _NUMBER.fullmatch(str(parameters.get(name) or 0)):
+            raise InvalidArgumentError(field, f"must have a whole number as {name}")
+    for name, choices in _CHOICES.items():
+        if parameters.get(name) and parameters[name] not in choices:
+            raise InvalidArgumentError(field, f"must have one of {', '.join(choices)} as {name}")
     return parameters
 
 
@@ -49,52 +72,6 @@ def _parse(url: str) -> dict[str, Any] | None:
         return conninfo_to_dict(url)
     except (psycopg.Error, UnicodeError):
         return None
-
-
-def connection_parameters(settings: CommandBusSettings, *, listen: bool = False) -> dict[str, Any]:
-    """Return the keyword arguments of ``connect``, all but a row factory.
-
-    What the URL says wins over the settings, except autocommit, the encoding, and the startup options.
-
-    Args:
-        settings: where to connect and how.
-        listen: for a connection that must be direct; uses ``listen_database_url`` if there is one.
-
-    Raises:
-        InvalidArgumentError: the URL cannot be read.
-    """
-    url, field = settings.database_url, "database_url"
-    if listen and _text(settings.listen_database_url):
-        url, field = settings.listen_database_url or url, "listen_database_url"
-    given = parse_url(_text(url), field)
-    parameters: dict[str, Any] = {
-        "application_name": settings.application_name,
-        "connect_timeout": settings.connect_timeout,
-        "keepalives": 1,
-        "keepalives_idle": settings.keepalives_idle,
-        "keepalives_interval": settings.keepalives_interval,
-        "keepalives_count": settings.keepalives_count,
-        "tcp_user_timeout": settings.tcp_user_timeout_ms,
-        **given,
-        "client_encoding": "utf8",
-        "autocommit": True,
-    }
-    if settings.pgbouncer and not listen:
-        return parameters | {"prepare_threshold": None}
-    return parameters | {"options": _startup_options(settings, given.get("options"))}
-
-
-def _text(secret: SecretStr | None) -> str:
-    return "" if secret is None else secret.get_secret_value()
-
-
-def _startup_options(settings: CommandBusSettings, given: str | None) -> str:
-    """Return libpq's ``options``, those of the URL first: the server takes the last of each."""
-    options = {"search_path": settings.search_path, "default_transaction_isolation": "read committed"}
-    if settings.statement_timeout is not None:
-        options["statement_timeout"] = f"{settings.statement_timeout * 1000:.0f}"
-    ours = [_SPLITS.sub(r"\\\g<0>", f"{name}={value}") for name, value in options.items()]
-    return " ".join([given or "", *(f"-c {option}" for option in ours)]).strip()
 
 
 def secrets_in(parameters: Mapping[str, Any]) -> frozenset[str]:
@@ -122,6 +99,8 @@ def connection_error(error: Exception, parameters: Mapping[str, Any]) -> Databas
         return AuthenticationFailedError(f'wrong password for user "{found["user"]}", or no such user')
     if _REFUSED.search(text):
         return AuthenticationFailedError(f"the database refuses this user: {text}")
+    if found := _NO_DATABASE.search(text):
+        return DatabaseNotFoundError(found["reason"])
     if "unsupported startup parameter" in text:
         text += " (a pooler is in between: set COMMANDBUS_PGBOUNCER=true, or pgbouncer=True)"
     return DatabaseUnavailableError(f"the database cannot be reached: {text or type(error).__name__}")

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import re
 import shutil
 import signal
-import stat
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
 
+from commandbus import _datadir as datadir
 from commandbus import _postmaster as postmaster
 from commandbus.errors import EmbeddedServerError, InvalidArgumentError
 
@@ -38,8 +35,6 @@ __all__ = ["EmbeddedServer", "EmbeddedStatus", "default_data_directory", "psql_p
 logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0  # seconds for a start or stop, recovery after a crash included
-LONGEST_SOCKET_PATH = 103  # bytes; macOS allows 103, Linux 107
-INCLUDED_FILE = "commandbus.conf"
 DEFAULT_SETTINGS = {"max_connections": "200"}
 
 
@@ -123,7 +118,7 @@ class EmbeddedServer:
     @property
     def log_path(self) -> Path:
         """Where the server writes its log."""
-        return self.data_directory / "server.log"
+        return datadir.log_path(self.data_directory)
 
     def start(self) -> Self:
         """Make the server accept connections, whatever its state is now; return this handle.
@@ -132,9 +127,9 @@ class EmbeddedServer:
             EmbeddedServerError: the extra is not installed, the directory cannot be used, or the server does
                 not come up within 60 s; the text says which, with the server's last complaint.
         """
-        binaries = postmaster.binaries()
+        postmaster.binaries()  # without them, nothing of a server is made
         with self._locked():
-            self._create_data(binaries)
+            datadir.create_data(self.data_directory)
             deadline = time.monotonic() + PATIENCE
             while not ((found := postmaster.read_pid_file(self.data_directory)) and found.is_ready):
                 if found is None:
@@ -166,7 +161,7 @@ class EmbeddedServer:
         """Stop the server and delete its data; nothing happens when there are none."""
         with self._locked() as lock_path:
             self._stop()
-            for directory in (self.data_directory, self._runtime_directory()):
+            for directory in (self.data_directory, datadir.runtime_directory(self.data_directory)):
                 if directory.exists():
                     shutil.rmtree(directory)
             lock_path.unlink()
@@ -177,7 +172,7 @@ class EmbeddedServer:
         found = self._running()
         if found is None:
             return EmbeddedStatus(False, None, self.data_directory, None, version)
-        url = _url(found.socket_directory, "postgres")
+        url = datadir.server_url(found.socket_directory, "postgres")
         return EmbeddedStatus(True, found.pid, self.data_directory, url, version)
 
     def url(self, database: str = "postgres") -> str:
@@ -189,7 +184,7 @@ class EmbeddedServer:
         found = self._running()
         if found is None:
             raise EmbeddedServerError(f"the server in {self.data_directory} is not running: start it first")
-        return _url(found.socket_directory, database)
+        return datadir.server_url(found.socket_directory, database)
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create a database, as a copy of *template* when given, and return its address.
@@ -238,38 +233,14 @@ class EmbeddedServer:
         found = postmaster.read_pid_file(self.data_directory)
         return found if found is not None and found.is_ready else None
 
-    def _create_data(self, binaries: Path) -> None:
-        """Run initdb beside the final place and move its result there: no half of it ever counts as data."""
-        version = postmaster.data_version(self.data_directory)
-        if version not in (None, postmaster.MAJOR_VERSION):
-            raise EmbeddedServerError(
-                f"{self.data_directory} has data of PostgreSQL {version}, not {postmaster.MAJOR_VERSION}"
-            )
-        account = postmaster.account_for(self.data_directory)
-        if account is not None:
-            postmaster.check_reachable(account, self.data_directory, binaries / "postgres")
-        if version is not None:
-            return
-        if self.data_directory.exists() and any(self.data_directory.iterdir()):
-            raise EmbeddedServerError(f"{self.data_directory} is not empty and holds no PostgreSQL data")
-        fresh = self.data_directory.with_name(f"{self.data_directory.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        postmaster.make_private(fresh, account)
-        # One locale on every machine: byte order, UTF-8 case rules, English messages.
-        locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8")
-        options = ("--username=postgres", "--auth=trust", *locale, "--no-instructions", "-D", str(fresh))
-        self._run("initdb", *options, failure="initdb failed for")
-        with (fresh / "postgresql.conf").open("a", encoding="utf-8") as file:
-            file.write(f"\ninclude_if_exists = '{INCLUDED_FILE}'\n")
-        fresh.rename(self.data_directory)
-
     def _launch(self, deadline: float) -> None:
-        socket_directory = self._socket_directory()
-        self._write_settings(socket_directory)
+        socket_directory = datadir.socket_directory(self.data_directory)
+        datadir.write_settings(self.data_directory, self._settings, socket_directory)
         postmaster.disown_lock_files(self.data_directory, socket_directory)
         data = ("-D", str(self.data_directory), "-l", str(self.log_path))
         try:
-            self._run("pg_ctl", "start", "-s", "-w", "-t", f"{PATIENCE:.0f}", *data, failure="cannot start")
+            options = ("start", "-s", "-w", "-t", f"{PATIENCE:.0f}", *data)
+            datadir.run_program(self.data_directory, "pg_ctl", *options, failure="cannot start")
         except EmbeddedServerError:
             # Children of a killed server may hold its shared memory a moment longer.
             lingering = "pre-existing shared memory" in postmaster.tail(self.log_path)
@@ -293,53 +264,6 @@ class EmbeddedServer:
             time.sleep(0.01)
         self._started_here = False
         logger.info("Embedded PostgreSQL stopped.", extra={"data_directory": str(self.data_directory)})
-
-    def _run(self, program: str, *options: str, failure: str) -> None:
-        postmaster.run_program(
-            (str(postmaster.binaries() / program), *options),
-            postmaster.account_for(self.data_directory),
-            log=self.log_path,
-            failure=f"{failure} the server in {self.data_directory}",
-        )
-
-    def _write_settings(self, socket_directory: Path) -> None:
-        settings = {
-            **self._settings,
-            "port": str(postmaster.PORT),
-            "listen_addresses": "",
-            "unix_socket_directories": f'"{socket_directory}"',  # quoted: a comma would separate two
-        }
-        path = self.data_directory / INCLUDED_FILE
-        path.write_text("".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items()))
-        path.chmod(0o644)  # written by root perhaps, read by the server's user
-
-    def _socket_directory(self) -> Path:
-        """Choose the data directory, or a short private one when a socket's path there would be too long."""
-        if len(os.fsencode(self.data_directory / f".s.PGSQL.{postmaster.PORT}")) <= LONGEST_SOCKET_PATH:
-            return self.data_directory
-        directory = self._runtime_directory()
-        account = postmaster.account_for(self.data_directory)
-        with contextlib.suppress(FileExistsError):
-            postmaster.make_private(directory, account)
-        owner = os.geteuid() if account is None else account.pw_uid
-        found = directory.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or stat.S_IMODE(found.st_mode) != 0o700:
-            raise EmbeddedServerError(f"{directory} is no private directory of the server's user: remove it")
-        return directory
-
-    def _runtime_directory(self) -> Path:
-        digest = hashlib.sha256(os.fsencode(self.data_directory)).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"commandbus-{digest}"
-
-
-def _url(socket_directory: Path, database: str) -> str:
-    place = f"host={quote(str(socket_directory))}&port={postmaster.PORT}"
-    return f"postgresql://postgres@/{quote(database, safe='')}?{place}"
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "''")
-    return f"'{escaped}'"
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

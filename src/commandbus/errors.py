@@ -19,7 +19,8 @@ CommandBusError
 ├── CommandFailedError                                 the reply says FAILED
 ├── CommandCanceledError                               the reply says CANCELED
 ├── DatabaseUnavailableError
-│   └── AuthenticationFailedError                      trying again will not help
+│   ├── AuthenticationFailedError                      trying again will not help
+│   └── DatabaseNotFoundError                          nor here
 ├── SchemaError                                        the server does not fit this version of commandbus
 │   ├── ReadOnlyServerError
 │   ├── ServerTooOldError
@@ -244,6 +245,10 @@ class DatabaseUnavailableError(CommandBusError):
 
 class AuthenticationFailedError(DatabaseUnavailableError):
     """The server refuses this user or password."""
+
+
+class DatabaseNotFoundError(DatabaseUnavailableError):
+    """The server has no database of this name."""
 
 
 class SchemaError(CommandBusError):

@@ -51,8 +51,9 @@ def fetch() -> None:
     options = ("--quiet", "--batch-mode", "--strict-checksums", "--file", str(POM), f"-Doutput={fresh}")
     try:
         subprocess.run((maven, *options, "package"), check=True)
-        with suppress(FileExistsError):
+        with suppress(OSError):  # another fetch was faster
             fresh.rename(place)
+        assert place.is_dir()
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

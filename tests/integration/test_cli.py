@@ -281,3 +281,21 @@ def test_output_that_cannot_be_written_is_one_sentence(cli: Cli) -> None:
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, "commandbus: the output cannot be written: No space left on device\n")
+
+
+def test_a_misspelt_variable_is_told_once_and_without_its_value() -> None:
+    def said(*arguments: str) -> str:
+        variables = environment(NOBODY) | {"COMMANDBUS_POOL_MAXSIZE": CANARY, "COMMANDBUS_REQUIRE_ALL": "1"}
+        done = subprocess.run([*COMMAND, *arguments], env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert CANARY not in done.stderr
+        return done.stderr
+
+    told = "COMMANDBUS_POOL_MAXSIZE is no setting and is ignored: did you mean COMMANDBUS_POOL_MAX_SIZE?\n"
+    assert said("queue", "list").startswith(told)
+    assert "POOL_MAXSIZE" not in said("queue", "list", "--json")
+    worker = ("worker", "commandbus.demo.handlers:registry", "--domain", "demo", "--log-format", "json")
+    for processes in ("1", "2"):
+        (warning, *_) = [json.loads(line) for line in said(*worker, "--processes", processes).splitlines()[:-1]]
+        assert warning["level"] == "WARNING"
+        assert (warning["variable"], warning["meant"]) == ("COMMANDBUS_POOL_MAXSIZE", "COMMANDBUS_POOL_MAX_SIZE")

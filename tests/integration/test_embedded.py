@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from commandbus._datadir import runtime_directory
 from commandbus.embedded import EmbeddedServer, default_data_directory, psql_path
 from commandbus.errors import EmbeddedServerError, InvalidArgumentError
 from tests.support import FAST, missing, scratch_directory
@@ -153,7 +154,7 @@ def test_destroy_leaves_nothing(directory: Path) -> None:
 
 def test_a_path_too_long_for_a_socket_works(directory: Path) -> None:
     server = EmbeddedServer(directory.parent / ("long" * 30) / "data").start()
-    runtime = server._runtime_directory()
+    runtime = runtime_directory(server.data_directory)
     assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
     assert ask(server.url(), "select 1") == "1"
     server.destroy()

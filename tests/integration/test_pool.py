@@ -19,7 +19,8 @@ from psycopg.conninfo import make_conninfo
 import commandbus.pool
 import commandbus.sync.pool
 from commandbus import errors
-from commandbus._conninfo import PoolLogFilter, connection_error, connection_parameters, parse_url
+from commandbus._conninfo import PoolLogFilter, connection_error, parse_url
+from commandbus._parameters import connection_parameters
 from commandbus.pool import CommandBusPool
 from commandbus.settings import CommandBusSettings
 from tests.support import missing
@@ -253,7 +254,7 @@ async def test_unreachable_server(url: str, text: str) -> None:
 async def test_missing_database(database_url: str) -> None:
     error = await opening_error(make_conninfo(database_url, dbname="no_such_database"))
 
-    assert type(error) is errors.DatabaseUnavailableError
+    assert type(error) is errors.DatabaseNotFoundError
     assert 'database "no_such_database" does not exist' in str(error)
 
 

@@ -160,7 +160,6 @@ async def test_waiting_commands_come_with_their_data_and_in_order(bus: CommandBu
         "pay__replies",
     )
     assert [command.command_id for command in await waiting_commands(pool, DOMAIN, "refund")] == [second]
-    assert await waiting_commands(pool, "elsewhere") == []
 
 
 async def test_retries_wait_as_well_but_what_ended_does_not(bus: CommandBus, pool: CommandBusPool) -> None:
@@ -253,3 +252,13 @@ async def test_a_worker_that_cannot_run_is_refused_at_once(pool: CommandBusPool)
     with pytest.raises(InvalidArgumentError, match="concurrency"):
         await workers(HandlerRegistry(), DOMAIN, concurrency=0)
     await workers.close()
+
+
+async def test_a_domain_that_nobody_created_is_refused_with_what_to_call(bus: CommandBus, pool: CommandBusPool) -> None:
+    await bus.create_domain("ship")
+    expected = f'domain "{DOMAIN}s" has no queue: bus.create_domain("{DOMAIN}s") makes it; there is: {DOMAIN}, ship'
+    with pytest.raises(QueueNotFoundError) as drained:
+        await drain(pool, HandlerRegistry(), f"{DOMAIN}s")
+    with pytest.raises(QueueNotFoundError) as waited:
+        await WorkerFactory(pool).waiting(f"{DOMAIN}s")
+    assert str(drained.value) == str(waited.value) == expected

@@ -6,6 +6,7 @@ COMMANDBUS_TEST_KUBERNETES names its programs.
 
 from __future__ import annotations
 
+import gc
 import io
 import socket
 import threading
@@ -21,10 +22,12 @@ from urllib3.exceptions import HTTPError
 from commandbus.errors import (
     ClusterError,
     CommandBusError,
+    InvalidArgumentError,
     PodNotReadyError,
     ServiceNotFoundError,
 )
 from commandbus.testing import KubernetesTarget, apply_core_migrations, reach, verify_migrations
+from tests.cli_process import wait_for
 from tests.kubernetes_api import NAMESPACE, StandIn, stand_in, write_kubeconfig
 from tests.kubernetes_cluster import RealCluster, is_available, real_cluster
 
@@ -93,6 +96,46 @@ def test_a_database_in_the_cluster_is_migrated_and_verified(
     assert "pod postgres-0: ready, 127.0.0.1:" in output.getvalue()
     assert verify_migrations(target) == verify_migrations(empty_database_url)
     assert apply_core_migrations(target).applied == ()
+
+
+def test_the_bridge_forgets_connections_that_ended(cluster: StandIn, target: KubernetesTarget) -> None:
+    cluster.add_service()
+    cluster.add_pod()
+    with reach(target) as url:
+        for _ in range(5):
+            psycopg.connect(url).close()
+            wait_for(lambda: len(bridges()) == 1)  # the one that accepts
+        psycopg.connect(url).close()
+        remembered = [each for each in gc.get_objects() if isinstance(each, threading.Thread)]
+        assert sum(thread.name == bridges()[0].name for thread in remembered) <= 2
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("namespace", ["", "Shop", "a b", "-a", "a" * 64, "a/b", "a.b", "a\n", None, 5]),
+        ("service", ["", "Shop", "a/../b", "a" * 64, None, 5]),
+        ("port", [0, 65_536, True, "5432", 1.5]),
+        ("user", ["", "a\0", None, 5]),
+        ("database", ["", "a\0", None, 5]),
+        ("context", ["", 5]),
+        ("password", ["", "a\0", 5]),
+        ("secret", ["", "A", "a/b", "a" * 254, 5]),
+        ("secret_key", ["", "a/b", "a b", None]),
+        ("ready_timeout", [-1, float("nan"), float("inf"), "60", True, None]),
+        ("kubeconfig", ["", "/nowhere/at/all", "/", 5]),
+    ],
+)
+def test_a_target_refuses_what_cannot_be_when_it_is_made(field: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(InvalidArgumentError, match=f"^{field}: ") as caught:
+            KubernetesTarget(**{"namespace": "shop", field: value})
+        assert caught.value.field == field, value
+
+
+def test_a_target_has_its_password_from_one_place() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^password: is given, and so is secret: leave one out$"):
+        KubernetesTarget(namespace="shop", password=PASSWORD, secret="postgres")  # noqa: S106  (its name)
 
 
 def test_a_pod_that_becomes_ready_in_time_is_waited_for(cluster: StandIn, target: KubernetesTarget) -> None:
@@ -233,12 +276,16 @@ def test_a_postgres_that_never_answers_is_given_up(cluster: StandIn, empty_datab
     assert message.startswith("PodNotReadyError: PostgreSQL in pod postgres-0 did not answer in 0.5 s: ")
 
 
-@pytest.mark.direct("what a pooler says of a database that is not there is its own")
-def test_what_postgres_says_when_it_refuses_is_passed_on(cluster: StandIn, empty_database_url: str) -> None:
+@pytest.mark.direct("what a pooler says of a database or role that is not there is its own")
+def test_what_postgres_refuses_for_good_is_passed_on_at_once(cluster: StandIn, empty_database_url: str) -> None:
     cluster.add_service()
     cluster.add_pod()
-    message = refusal(make_target(cluster, empty_database_url, database="nowhere", ready_timeout=0.5))
-    assert 'database "nowhere" does not exist' in message
+    began = time.monotonic()
+    message = refusal(make_target(cluster, empty_database_url, database="nowhere"))
+    assert message == 'DatabaseNotFoundError: database "nowhere" does not exist'
+    message = refusal(make_target(cluster, empty_database_url, user="nobody_at_all"))
+    assert message.startswith("AuthenticationFailedError: the database refuses this user: ")
+    assert time.monotonic() - began < 20  # of the 30 s that a server has to come up
 
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, cluster: StandIn, empty_database_url: str) -> None:
@@ -258,7 +305,6 @@ def test_a_cluster_that_refuses_the_token_says_so(tmp_path: Path, cluster: Stand
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (None, "No configuration found"),
         ("", ""),
         ("{", "cannot be read: ParserError"),
         ("just text", ""),
@@ -269,11 +315,10 @@ def test_a_cluster_that_refuses_the_token_says_so(tmp_path: Path, cluster: Stand
     ],
 )
 def test_a_kubeconfig_that_cannot_be_used_is_named_and_not_quoted(
-    tmp_path: Path, text: str | bytes | None, complaint: str
+    tmp_path: Path, text: str | bytes, complaint: str
 ) -> None:
     path = tmp_path / "kubeconfig"
-    if text is not None:
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     message = refusal(KubernetesTarget(namespace="shop", kubeconfig=path, password=PASSWORD))
     assert message.startswith(f"ClusterError: kubeconfig {path} cannot be ")
     assert complaint in message

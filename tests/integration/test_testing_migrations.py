@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -27,7 +27,7 @@ from commandbus.testing import (
 from tests.support import FAST, missing, scratch_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 E2E_TABLES = ("e2e.test_command", "e2e.config")
@@ -203,3 +203,17 @@ def test_no_password_is_shown_when_the_database_cannot_be_reached() -> None:
     with pytest.raises(DatabaseUnavailableError) as caught:
         apply_core_migrations("postgresql://me:canary@127.0.0.1:1/none", output)
     assert "canary" not in f"{caught.value}{output.getvalue()}"
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: "stdout", lambda: 5, object, io.BytesIO], ids=["text", "int", "object", "bytes"]
+)
+def test_a_progress_stream_that_is_none_is_refused_before_anything_is_done(
+    empty_database_url: str, make: Callable[[], Any]
+) -> None:
+    output = make()
+    with pytest.raises(InvalidArgumentError, match=f"output: must be a text stream.* of type {type(output).__name__}$"):
+        apply_core_migrations(empty_database_url, output)
+    with pytest.raises(InvalidArgumentError, match="output: "):
+        verify_migrations(empty_database_url, output=output)
+    assert not exists(empty_database_url, "public.flyway_schema_history")

@@ -208,7 +208,7 @@ def test_the_option_wins_over_the_variable_and_the_variable_over_the_ini_file(ru
     assert run(text, ini=right_ini, COMMANDBUS_TEST_DATABASE_URL="").counts == {"passed": 1}
     refused = run(text, **bad)
     assert refused.counts == {"error": 1}
-    assert "cannot connect to the database" in refused.output
+    assert "the database cannot be reached" in refused.output
     assert "canary" not in refused.output
 
 

@@ -29,6 +29,7 @@ from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import examples
 from commandbus.cli.output import error_json, note, wants_json
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
+from commandbus.cli.variables import misspelt_settings
 from commandbus.errors import CommandBusError, InvalidArgumentError
 
 # The parser's errors. Typer gives a public name only to this child of them, and its parents moved between releases.
@@ -73,11 +74,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     configure_logging(LogLevel.ERROR, LogFormat.TEXT)
+    if context.invoked_subcommand != "worker":  # which writes it to its log
+        for variable, meant in misspelt_settings(os.environ).items():
+            note(f"{variable} is no setting and is ignored: did you mean {meant}?")
 
 
 def main() -> NoReturn:

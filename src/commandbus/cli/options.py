@@ -1,6 +1,7 @@
 """Options that commands share, and the way from them to an open pool."""
 
 import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated
@@ -62,10 +63,19 @@ def resolve_url(given: str | None) -> str:
     """Return the URL that was given, or that of the embedded server that runs in its default directory.
 
     Raises:
-        InvalidArgumentError: there is neither.
+        InvalidArgumentError: there is neither, or what was given is empty, as where a script's variable is not set:
+            whoever means the embedded server gives nothing.
     """
-    if given:
-        return given
+    if given is None:
+        given = os.environ.get(URL_VARIABLE)  # typer takes an empty one for none
+    if given is not None:
+        if given.strip():
+            return given
+        raise InvalidArgumentError(
+            "database_url",
+            'is empty: give a URL ("postgresql://" takes all of it from libpq\'s PG* variables), or leave'
+            f" --database-url and {URL_VARIABLE} out for the embedded server",
+        )
     server = EmbeddedServer(default_data_directory())
     url = server.status().url
     if url is None:

@@ -1,6 +1,7 @@
 """`commandbus worker`: execute the commands of a domain, in this process or in several."""
 
 import asyncio
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import URL_VARIABLE, DatabaseUrl, examples, resolve_url
 from commandbus.cli.processes import Supervisor
 from commandbus.cli.serve import LEFT_BEHIND, ServeOptions, leave, serve, stop_at_end_of_input
+from commandbus.cli.variables import misspelt_settings
 from commandbus.errors import InvalidArgumentError
 from commandbus.payload import check_count, check_domain, check_timeout
 from commandbus.retry import RetryPolicy
 from commandbus.settings import CommandBusSettings
+
+logger = logging.getLogger("commandbus.cli.worker")
 
 _MOST_CONNECTIONS = 20  # for handlers, unless the settings say otherwise
 _MOST_PROCESSES = 256
@@ -90,6 +94,9 @@ def worker(
     Exit code 0 after a clean stop, 3 when threads of handlers had to be left behind.
     """
     configure_logging(log_level, log_format)
+    if not stop_with_input:  # the parent of such a process has said so
+        for variable, meant in misspelt_settings(os.environ).items():
+            logger.warning("variable is no setting and is ignored", extra={"variable": variable, "meant": meant})
     check_count(processes, "processes", 1, _MOST_PROCESSES)
     options = ServeOptions(
         domain=check_domain(domain),

@@ -6,12 +6,11 @@ import contextlib
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from commandbus._conninfo import connection_error, parse_url
 from commandbus.errors import (
-    AuthenticationFailedError,
     CommandBusError,
     DatabaseUnavailableError,
     InvalidArgumentError,
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 OLDEST_SERVER = 15
-LONGEST_REASON = 500  # characters of a connection error that are passed on
 
 
 def _java_hash(text: str) -> int:
@@ -55,7 +53,7 @@ def connected(url_or_connection: str | psycopg.Connection[Any]) -> Iterator[psyc
 
     Raises:
         InvalidArgumentError: the URL is malformed, or the caller's connection is not idle in autocommit mode.
-        DatabaseUnavailableError: there is no connection, or it was lost.
+        DatabaseUnavailableError: there is no connection, or it was lost; its subclasses say what will not mend itself.
         ServerTooOldError: the server is older than PostgreSQL 15.
         MigrationError: any other complaint of the server.
     """
@@ -145,42 +143,10 @@ def _check_idle(connection: psycopg.Connection[Any]) -> None:
 
 
 def _connect(url: str) -> psycopg.Connection[Any]:
-    parts = _parse(url)
+    parameters = parse_url(url, "database_url")
     defaults = {"application_name": "commandbus migrate", "connect_timeout": 10}
     try:
-        return psycopg.connect("", **{**defaults, **parts}, autocommit=True, prepare_threshold=None)
-    except psycopg.OperationalError as error:
-        failure = _connection_error(error, parts)
+        return psycopg.connect(**{**defaults, **parameters}, autocommit=True, prepare_threshold=None)
+    except (psycopg.Error, OSError, UnicodeError) as error:
+        failure = connection_error(error, parameters)
     raise failure
-
-
-def _parse(url: str) -> dict[str, Any]:
-    """Split a URL or key=value string; psycopg's own complaint about a malformed one quotes the password."""
-    parts: dict[str, Any] = {}
-    try:
-        parts = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        malformed = True
-    else:
-        malformed = not str(parts.get("port", "")).replace(",", "").strip().isdecimal() and "port" in parts
-    if malformed:
-        raise InvalidArgumentError(
-            "database_url",
-            "is neither a PostgreSQL URL nor a key=value list; percent-encode a URL's password",
-        )
-    return parts
-
-
-def _connection_error(error: psycopg.OperationalError, parts: dict[str, Any]) -> DatabaseUnavailableError:
-    if any("@" in str(parts.get(name, "")) for name in ("host", "dbname")):
-        # A password with a bare "@" or "/" ends up, in part, here and in psycopg's text.
-        return DatabaseUnavailableError(
-            'cannot connect to the database: its host or name contains "@"; write %40 for "@" in a password'
-        )
-    reason = " ".join(str(error).split())
-    for secret in (parts.get("password"), parts.get("sslpassword")):
-        reason = reason.replace(str(secret), "***") if secret else reason
-    reason = reason[:LONGEST_REASON]
-    if "authentication failed" in reason:
-        return AuthenticationFailedError(f"cannot connect to the database: {reason}")
-    return DatabaseUnavailableError(f"cannot connect to the database: {reason}")

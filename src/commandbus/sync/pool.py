@@ -11,7 +11,8 @@ from psycopg.rows import TupleRow, class_row, scalar_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from commandbus._compat import Lock
-from commandbus._conninfo import PoolLogFilter, connection_error, connection_parameters
+from commandbus._conninfo import PoolLogFilter, connection_error
+from commandbus._parameters import connection_parameters
 from commandbus._probe import PROBE, SCHEMA_VERSION, ServerFacts, check_schema_version, check_server
 from commandbus.errors import DatabaseUnavailableError, InvalidOperationError
 from commandbus.settings import CommandBusSettings
@@ -110,6 +111,7 @@ class CommandBusPool(ConnectionPool[Connection[TupleRow]]):
         Raises:
             DatabaseUnavailableError: the server cannot be reached, or not often enough.
             AuthenticationFailedError: it refuses the user or the password.
+            DatabaseNotFoundError: it has no such database.
             SchemaError: one of its subclasses says what the server lacks, and what to run.
         """
         if not self.closed:

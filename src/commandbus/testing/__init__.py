@@ -4,7 +4,6 @@ The pytest fixtures made of these parts are in ``pytest_commandbus``, which pyte
 """
 
 from commandbus.errors import ClusterError, MissingTablesError, PodNotReadyError, ServiceNotFoundError
-from commandbus.testing.cluster import KubernetesTarget
 from commandbus.testing.draining import Executed, drain, waiting_commands
 from commandbus.testing.migrations import (
     MigrationConfig,
@@ -14,6 +13,7 @@ from commandbus.testing.migrations import (
     verify_migrations,
 )
 from commandbus.testing.server import DatabaseServer, temporary_server
+from commandbus.testing.service import KubernetesTarget
 from commandbus.testing.targets import Target, reach
 from commandbus.testing.workers import SyncWorkerFactory, WorkerFactory
 

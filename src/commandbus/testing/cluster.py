@@ -6,7 +6,6 @@ import base64
 import binascii
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,6 +13,7 @@ from urllib.parse import quote
 from commandbus.errors import (
     AuthenticationFailedError,
     ClusterError,
+    DatabaseNotFoundError,
     DatabaseUnavailableError,
     InvalidArgumentError,
     PodNotReadyError,
@@ -28,40 +28,11 @@ if TYPE_CHECKING:
 
     from kubernetes.client import Configuration, CoreV1Api
 
+    from commandbus.testing.service import KubernetesTarget
+
 _PAUSE = 0.25  # seconds between looks at pods, or at a server that is coming up
 _REQUEST = (5, 20)  # seconds to connect to the API server, and to wait for its answer
 _POSTGRES = 5432
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KubernetesTarget:
-    """A PostgreSQL that a service of a Kubernetes cluster leads to.
-
-    Attributes:
-        namespace: of the service.
-        kubeconfig: the file that says how to reach the cluster; by default ``$KUBECONFIG`` or ``~/.kube/config``.
-        context: of that file; by default its current one.
-        service: the name of the service.
-        port: the service's port, needed where it has several and none is 5432.
-        user: who migrates.
-        database: what is migrated.
-        password: of the user; when it and *secret* are None, libpq's own ways (``PGPASSWORD``, ``~/.pgpass``).
-        secret: the name of a secret in the same namespace to read the password from.
-        secret_key: which of its entries.
-        ready_timeout: seconds to wait until a pod is ready and its PostgreSQL answers.
-    """
-
-    namespace: str
-    kubeconfig: Path | str | None = None
-    context: str | None = None
-    service: str = "postgres"
-    port: int | None = None
-    user: str = "commandbus"
-    database: str = "commandbus"
-    password: str | None = field(default=None, repr=False)
-    secret: str | None = None
-    secret_key: str = "password"  # noqa: S105  (the name of an entry)
-    ready_timeout: float = 60.0
 
 
 @contextmanager
@@ -71,6 +42,7 @@ def forwarded(target: KubernetesTarget, say: Callable[[str], None]) -> Iterator[
     Raises:
         ClusterError: the cluster cannot be reached or refuses; see its subclasses.
         AuthenticationFailedError: PostgreSQL refuses the user or the password.
+        DatabaseNotFoundError: it has no such database.
         SchemaError: it is too old.
     """
     deadline = time.monotonic() + target.ready_timeout
@@ -244,7 +216,7 @@ def _await_postgres(url: str, target: KubernetesTarget, pod: str, bridge: Bridge
         try:
             with connected(url):
                 return
-        except (AuthenticationFailedError, SchemaError):
+        except (AuthenticationFailedError, DatabaseNotFoundError, SchemaError):
             raise
         except DatabaseUnavailableError as error:
             failure = PodNotReadyError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 from psycopg.rows import class_row
 
-from commandbus.errors import InvalidOperationError
+from commandbus.errors import InvalidOperationError, QueueNotFoundError
 from commandbus.handlers import HandlerRegistry, Registration
 from commandbus.models import Command, CommandMetadata
 from commandbus.payload import check_command_type, check_count, check_domain
@@ -134,12 +134,12 @@ async def drain(
         The commands by id, in the order in which they first ran. One that an operator must look at is among them.
 
     Raises:
-        QueueNotFoundError: the domain has no queue: nobody has ever created it.
+        QueueNotFoundError: the domain has no queue: it is misspelt, or nobody has created it.
         InvalidOperationError: commands are left after *limit* attempts.
         InvalidArgumentError: an argument breaks its limit.
     """
-    check_domain(domain)
     check_count(limit, "limit", 1, _MOST)
+    await _check_created(pool, domain)
     recorder = registry if isinstance(registry, Recorder) else Recorder(registry)
     with ThreadPoolExecutor(1, thread_name_prefix="commandbus-handler") as threads:
         runner = Runner(recorder, RetryPolicy(), pool, settings_of(pool).max_payload_bytes, threads)
@@ -189,6 +189,14 @@ async def _bring_forward(pool: AsyncConnectionPool[Any], domain: str) -> bool:
         return bool(cursor.rowcount > 0)
 
 
+async def _check_created(pool: AsyncConnectionPool[Any], domain: str) -> None:
+    """Make sure that a domain has a queue: to find nothing under a misspelt name would prove nothing."""
+    known = await PgmqClient(pool).list_domains()
+    if check_domain(domain) not in known:
+        there = f"there is: {', '.join(known)}" if known else "there is no domain at all"
+        raise QueueNotFoundError(f'domain "{domain}" has no queue: bus.create_domain("{domain}") makes it; {there}')
+
+
 async def waiting_commands(
     pool: AsyncConnectionPool[Any], domain: str, command_type: str | None = None
 ) -> list[Command]:
@@ -196,17 +204,19 @@ async def waiting_commands(
 
     Args:
         pool: a `CommandBusPool`, or any psycopg pool on a migrated database.
-        domain: the domain; one without a queue has no commands.
+        domain: the domain.
         command_type: only of this one.
+
+    Raises:
+        QueueNotFoundError: the domain has no queue: it is misspelt, or nobody has created it.
     """
     parameters = {
-        "domain": check_domain(domain),
+        "domain": domain,
         "command_type": None if command_type is None else check_command_type(command_type),
     }
-    queue = f"q_{domain}__commands"
-    if domain not in await PgmqClient(pool).list_domains():
-        return []
+    await _check_created(pool, domain)
     async with pool.connection() as connection, connection.cursor(row_factory=class_row(Command)) as cursor:
-        await cursor.execute(sql.SQL(_WAITING).format(queue=sql.Identifier(queue)), parameters)
+        queue = sql.Identifier(f"q_{domain}__commands")
+        await cursor.execute(sql.SQL(_WAITING).format(queue=queue), parameters)
         commands: list[Command] = await cursor.fetchall()
         return commands

@@ -71,6 +71,7 @@ class Bridge:
             with contextlib.suppress(TimeoutError):
                 client, _ = self._listener.accept()
                 self._clients.add(client)
+                self._threads = [thread for thread in self._threads if thread.is_alive()]
                 self._start(self._serve, client)
 
     def _serve(self, client: socket.socket) -> None:

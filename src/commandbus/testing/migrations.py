@@ -66,7 +66,7 @@ def apply_migrations(config: MigrationConfig, output: Output | None = None) -> M
         What was applied, and what was there already.
 
     Raises:
-        InvalidArgumentError: there is no such target, table or group.
+        InvalidArgumentError: there is no such target, table or group, or *output* is no text stream.
         MissingTablesError: a migration was applied once, but its tables are gone; the text names them.
         MigrationError: a migration failed, or does not fit what was applied before.
         DatabaseUnavailableError: the database cannot be reached.

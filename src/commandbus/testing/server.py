@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from commandbus._conninfo import parse_url
 from commandbus.embedded import EmbeddedServer
 from commandbus.migrate.connection import connected
 
@@ -53,7 +54,7 @@ class DatabaseServer:
 
     def url(self, database: str) -> DatabaseUrl:
         """Return the URL of *database*."""
-        parts = {**conninfo_to_dict(self.maintenance_url), "dbname": database}
+        parts = {**parse_url(self.maintenance_url, "maintenance_url"), "dbname": database}
         query = urlencode({name: value for name, value in parts.items() if name != "dbname"}, quote_via=quote)
         return DatabaseUrl(f"postgresql:///{quote(database, safe='')}?{query}")
 

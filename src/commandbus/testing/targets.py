@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from commandbus.embedded import EmbeddedServer
 from commandbus.errors import InvalidArgumentError
-from commandbus.testing.cluster import KubernetesTarget, forwarded
+from commandbus.testing.cluster import forwarded
+from commandbus.testing.service import KubernetesTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +46,7 @@ def reach(target: Target, output: Output | None = None) -> Iterator[str]:
         output: is told, line by line, what is being waited for.
 
     Raises:
-        InvalidArgumentError: it is none of these.
+        InvalidArgumentError: it is none of these, or *output* is no text stream.
         EmbeddedServerError: the embedded server cannot be started.
         ClusterError: there is no way to the service; see its subclasses.
     """
@@ -70,7 +72,16 @@ def reach(target: Target, output: Output | None = None) -> Iterator[str]:
 
 
 def teller(output: Output | None) -> Callable[[str], None]:
-    """Return what writes one line to a stream, whole, so that several threads may share it."""
+    """Return what writes one line to a stream, whole, so that several threads may share it.
+
+    Raises:
+        InvalidArgumentError: it is no text stream.
+    """
+    is_binary = isinstance(output, io.RawIOBase | io.BufferedIOBase)
+    if output is not None and (is_binary or not callable(getattr(output, "write", None))):
+        raise InvalidArgumentError(
+            "output", f"must be a text stream, such as sys.stdout; it is of type {type(output).__name__}"
+        )
 
     def say(line: str) -> None:
         if output is not None:

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.errors import InsufficientPrivilege
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from commandbus._conninfo import connection_parameters
+from commandbus._parameters import connection_parameters
 from commandbus.errors import DatabaseUnavailableError
 from commandbus.pool import CommandBusPool
 from commandbus.repositories import PostgresCommandRepository
