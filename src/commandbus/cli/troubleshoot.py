@@ -26,7 +26,7 @@ from commandbus.cli.options import (
 )
 from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
-from commandbus.errors import CommandNotFoundError, InvalidOperationError
+from commandbus.errors import CommandNotFoundError, InvalidArgumentError, InvalidOperationError
 from commandbus.models import CommandStatus
 from commandbus.payload import parse_json
 from commandbus.sync.bus import CommandBus
@@ -148,6 +148,8 @@ def edit(
 ) -> None:
     """Queue a command again with other data; the audit keeps both versions."""
     value = parse_json(data, "data")
+    if not isinstance(value, dict):
+        raise InvalidArgumentError("data", "must be a JSON object")
     registry = None if handlers is None else load_registry(handlers, domain)
     with open_pool(database_url) as pool:
         msg_id = TroubleshootingQueue(pool).edit_and_retry(
