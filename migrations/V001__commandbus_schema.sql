@@ -2470,6 +2470,7 @@ returns table (command commandbus.command, resume_at timestamptz, resume_id uuid
 language plpgsql stable
 rows 100
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -3069,7 +3070,8 @@ as $$
     order by w.domain, w.host, w.pid, w.started_at
 $$;
 
--- commandbus.list_leases: commands that workers have now, by the end of their lease.
+-- commandbus.list_leases: commands that workers have now, by the end of their lease; looked for among the first
+-- messages of the queue, ten times p_limit.
 --
 -- Raises   CB005, CB007.
 create function commandbus.list_leases(p_domain text, p_limit int default 100)
@@ -3102,14 +3104,13 @@ begin
                             ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
                         then (l.message ->> 'command_id')::uuid
                     end as id
-                from pgmq.%I l
+                from (select * from pgmq.%I order by msg_id limit 10 * $2) l  -- leases are taken from the front
                 where l.vt > $3
-                order by l.vt
-                limit $2
             ) q
             join commandbus.command c on c.command_id = any (array[q.id]) and c.domain || '' = $1
             where c.status = 'IN_PROGRESS' and c.msg_id = q.msg_id
             order by q.vt
+            limit $2
         $q$, v_table)
     using p_domain, p_limit, clock_timestamp();
 end $$;
@@ -3147,7 +3148,8 @@ begin
         select d.name from commandbus.list_domains() as d(name) where p_domain is null or d.name = p_domain
     loop
         v_table := 'q_' || v_domain || '__commands';
-        execute format('select count(*) from (select from pgmq.%I q where q.vt > $1 limit 100000) l', v_table)
+        execute format(
+            'select count(*) from (select q.vt from pgmq.%I q order by q.msg_id limit 100000) l where l.vt > $1', v_table)
         into v_leased using clock_timestamp();
         return query
         select v_domain, commandbus._depth(v_table), v_leased,

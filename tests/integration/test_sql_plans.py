@@ -26,6 +26,7 @@ TABLES = (
     "commandbus.audit",
     "commandbus.payload_archive",
     "commandbus.scheduled",
+    "commandbus.redrive_item",
     "pgmq.q_pay__commands",
     "pgmq.q_pay__replies",
 )
@@ -50,9 +51,10 @@ select 'pay', batch_id, count(*), count(*) filter (where status is null), count(
 from made group by batch_id;
 insert into commandbus.command (
     domain, queue_name, msg_id, command_id, command_type, status, max_attempts, batch_id, reply_queue, attention_at,
-    finished_at)
+    failure_key, finished_at, created_at)
 select 'pay', 'pay__commands', n + 1000, command_id, 'charge', coalesce(status, 'COMPLETED'), 3, batch_id,
-    'pay__replies', case when part = 1 then now() - n * interval '1 ms' end, case when status is null then now() end
+    'pay__replies', case when part = 1 then now() - n * interval '1 ms' end, case when part = 1 then pg_temp.id(n %% 20) end,
+    case when status is null then now() end, now() - n * interval '1 ms'
 from made;
 insert into commandbus.audit (domain, command_id, event_type)
 select 'pay', command_id, event from made, unnest(array['SENT', 'RECEIVED', 'COMPLETED']) event;
@@ -198,6 +200,25 @@ def find_domains(bus: Bus) -> Callable[[], list[Row]]:
     return lambda: bus.call("find_domains", command_id=command_id)
 
 
+def step_redrive(bus: Bus) -> Callable[[], list[Row]]:
+    """Start a redrive of a set that is due at once; step it."""
+    bus.call("sp_start_redrive", domain=DOMAIN, command_ids=waiting(bus), failure_key=None, rate=1_000)
+    # What failed long before is not looked for: here that is everything that waits.
+    bus.run("update commandbus.redrive set stepped_at = now() - interval '1 s', looked_at = now() + interval '2 min'")
+    return lambda: bus.call("sp_step_redrives", domain=DOMAIN)
+
+
+def list_leases(bus: Bus) -> Callable[[], list[Row]]:
+    """Lease a set; list the leases."""
+    bus.receive(limit=SET)
+    return lambda: bus.call("list_leases", domain=DOMAIN)
+
+
+def find(**filters: object) -> Callable[[Bus], Callable[[], list[Row]]]:
+    """Find a page of commands."""
+    return lambda bus: lambda: bus.call("find_commands", **filters)
+
+
 CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "sp_send_commands": lambda bus: lambda: bus.send_new(SET),
     "sp_send_commands again": resend,
@@ -221,6 +242,14 @@ CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "get_audit_trail": look("get_audit_trail", "command_id"),
     "list_batch_commands": look("list_batch_commands", "batch_id"),
     "find_domains": find_domains,
+    "find_commands": find(),
+    "find_commands of a domain": find(domain=DOMAIN),
+    "find_commands of a batch": look("find_commands", "batch_id"),
+    "find_commands of a type that is nowhere": find(command_type="nowhere", scan=300),
+    "find_commands with a text": find(text="nowhere", scan=300),
+    "get_message": look("get_message", "command_id"),
+    "sp_step_redrives": step_redrive,
+    "list_leases": list_leases,
 }
 
 
@@ -313,6 +342,17 @@ def test_counting_the_tsq_reads_the_tsq_only(large: Bus) -> None:
         after = reads(large)
     read = {name: after[name] - before[name] for name in after}
     assert row["waiting"] == 10_000
+    assert max(read.values()) < 12_000  # with what the other tests rolled back
+    assert read["commandbus.command sequentially"] == 0
+
+
+def test_grouping_failures_reads_the_tsq_only(large: Bus) -> None:
+    with large.connection.transaction(force_rollback=True):
+        before = reads(large)
+        groups = large.call("list_failure_groups", domain=DOMAIN)
+        after = reads(large)
+    read = {name: after[name] - before[name] for name in after}
+    assert sum(group["waiting"] for group in groups) == 10_000
     assert max(read.values()) < 12_000  # with what the other tests rolled back
     assert read["commandbus.command sequentially"] == 0
 
