@@ -148,7 +148,23 @@ def test_a_migrated_database_has_no_difference(url: str) -> None:
         ("grant usage on schema commandbus to public", "unexpected grant on schema commandbus: USAGE to PUBLIC"),
         (f"drop function {SENDER}", f"missing function {SENDER}"),
         (f"drop function {READER}", f"missing function {READER}"),
-        ("drop table pgmq.q_pay__commands", f"unexpected function {SENDER}"),
+        ("drop table pgmq.q_pay__commands", "missing queue pgmq.q_pay__commands"),
+        ("select pgmq.drop_queue('pay__commands')", "missing queue pgmq.q_pay__commands"),
+        ("drop table pgmq.q_pay__replies", "missing queue pgmq.q_pay__replies"),
+        ("drop table pgmq.a_pay__replies", "missing archive pgmq.a_pay__replies"),
+        (f"drop function {SENDER}, {READER}", f"missing function {SENDER}"),
+        (
+            "alter table commandbus.command disable trigger all",
+            "changed constraint commandbus.command.command_batch_fk: disabled is yes, should be none",
+        ),
+        (
+            (
+                "create trigger mine before update on commandbus.batch for each row"
+                " execute function suppress_redundant_updates_trigger();"
+                " alter table commandbus.batch disable trigger mine"
+            ),
+            "unexpected trigger commandbus.batch.mine",
+        ),
         (
             (
                 "do $$ begin execute replace(pg_get_functiondef('commandbus._read_from_pay'::regproc), 'pay__commands',"
@@ -173,6 +189,12 @@ def test_a_domain_named_like_our_own_words_is_no_difference(url: str) -> None:
     with open_bus(url) as bus:
         for domain in ("command", "commandbus", "send_to_x", "p_domain", "a" * 37):
             bus.create_domain(domain)
+    assert lines(url) == []
+
+
+def test_a_queue_of_somebody_elses_that_is_called_like_a_domains_is_no_difference(url: str) -> None:
+    run(url, "select pgmq.create('billing__commands')", "select pgmq.create('crm__replies')")
+    run(url, "grant select on pgmq.q_billing__commands, pgmq.q_crm__replies to public")
     assert lines(url) == []
 
 
