@@ -123,8 +123,8 @@ def test_a_plans_script_that_comes_too_late_changes_nothing(empty_database_url: 
 
 
 def test_a_baseline_stands_for_everything_up_to_its_version(empty_database_url: str, files: Path) -> None:
-    assert baseline(empty_database_url, version="1", description="made by hand")
-    assert not baseline(empty_database_url, version="001", description="made by hand")
+    assert baseline(empty_database_url, version="1", description="made by hand", directories=files)
+    assert not baseline(empty_database_url, version="001", description="made by hand", directories=files)
     assert [row.state for row in info(empty_database_url, directories=files)] == ["baseline", "pending"]
     assert applied(empty_database_url, files) == ["R__view.sql"]
 
@@ -134,6 +134,27 @@ def test_a_baseline_of_no_version_is_refused(empty_database_url: str, version: s
     with pytest.raises(InvalidArgumentError, match="version: "):
         baseline(empty_database_url, version=version)
     assert query(empty_database_url, "select to_regclass('public.flyway_schema_history')") == [(None,)]
+
+
+def test_a_baseline_of_the_library_needs_its_schema(empty_database_url: str) -> None:
+    with pytest.raises(MigrationError, match=r'no schema commandbus, so version 1 cannot .* run "commandbus migrate"'):
+        baseline(empty_database_url)
+    assert query(empty_database_url, "select to_regclass('public.flyway_schema_history')") == [(None,)]
+    assert baseline(empty_database_url, version="0")
+    migrate(empty_database_url, with_e2e=True)
+    query(empty_database_url, "drop table public.flyway_schema_history")
+    assert baseline(empty_database_url, version="2")
+    validate(empty_database_url, with_e2e=True)
+
+
+def test_versions_of_another_project_are_called_so(empty_database_url: str, files: Path) -> None:
+    migrate(empty_database_url, directories=files)
+    with pytest.raises(MigrationError) as caught:
+        migrate(empty_database_url)
+    assert caught.value.problems[0] == (
+        "V001__commandbus_schema.sql has the version of V1__first.sql, which the history has: where that is another"
+        " project's, give one of the two a history table of its own"
+    )
 
 
 def test_a_repair_without_a_history_does_nothing(empty_database_url: str, files: Path) -> None:

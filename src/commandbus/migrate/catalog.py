@@ -195,8 +195,8 @@ _PARTITIONS: LiteralString = """
 
 # Anybody may call a queue of PGMQ like one of ours. Ours is what sp_create_domain left its marks on: a function of the
 # domain's own, or the queue's free space.
-DOMAINS: LiteralString = """
-    select substring(p.proname from '^(?:send_to|_read_from)_([a-z][a-z0-9_]{0,36})$') as domain
+_DOMAINS: LiteralString = """
+    select substring(p.proname from '^(?:send_to|_read_from)_([a-z][a-z0-9_]{0,36})$')
     from pg_proc p
     join pg_namespace n on n.oid = p.pronamespace
     where n.nspname = 'commandbus' and p.proname ~ '^(send_to|_read_from)_[a-z][a-z0-9_]{0,36}$'
@@ -209,7 +209,9 @@ DOMAINS: LiteralString = """
 """
 _MISSING_QUEUES: LiteralString = """
     select case k.prefix when 'q' then 'queue' else 'archive' end, 'pgmq.' || w.name
-    from unnest(%s::text[]) d(domain), unnest('{q,a}'::text[]) k(prefix), unnest('{commands,replies}'::text[]) e(ending),
+    from unnest(%s::text[]) d(domain),
+        unnest('{q,a}'::text[]) k(prefix),
+        unnest('{commands,replies}'::text[]) e(ending),
         lateral (select k.prefix || '_' || d.domain || '__' || e.ending) w(name)
     where not exists (
         select from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -250,7 +252,7 @@ def read_partitions(connection: Connection[Any], schema: str) -> list[tuple[str,
 
 def read_domains(connection: Connection[Any]) -> list[str]:
     """Return the domains that were made, also those of which something was dropped."""
-    return sorted(domain for (domain,) in select(connection, DOMAINS))
+    return sorted(domain for (domain,) in select(connection, _DOMAINS))
 
 
 def read_missing_queues(connection: Connection[Any], domains: list[str]) -> list[tuple[str, str]]:

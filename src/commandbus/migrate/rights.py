@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
 from psycopg import sql
 
-from commandbus.migrate.catalog import DOMAINS
+from commandbus.migrate.catalog import read_domains
 from commandbus.migrate.connection import select
 from commandbus.migrate.difference import Difference, Finding
 from commandbus.migrate.roles import RoleNames, callers, is_internal
@@ -25,15 +25,15 @@ PGMQS_READER = "pg_monitor"  # PGMQ itself lets it read the queues
 
 # Schema commandbus, the queues of domains, and what of PGMQ the functions need. Schemas come first: who shall own
 # something must be allowed to create there.
-_LIVE: LiteralString = f"""
-    with domains as ({DOMAINS}), relations as (
+_LIVE: LiteralString = """
+    with relations as (
         select c.*, n.nspname, format('%%I.%%I', n.nspname, c.relname) as quoted
         from pg_class c
         join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and n.nspname = 'commandbus'
             or n.nspname = 'pgmq' and c.relkind in ('r', 'p')
-                and (c.relname = 'meta' or substring(c.relname from '^[qa]_(.*)__(?:commands|replies)$') in (
-                    select d.domain from domains d))
+                and (c.relname = 'meta'
+                    or substring(c.relname from '^[qa]_(.*)__(?:commands|replies)$') = any (%s::text[]))
     ), objects as (
         select 1 as place, 'schema' as kind, n.nspname, n.nspname as name, null as col,
             quote_ident(n.nspname) as quoted, n.nspowner as owner, false as is_definer, false as follows,
@@ -143,7 +143,7 @@ def steps(connection: Connection[Any], names: RoleNames | None, former_owner: st
 
 
 def _read(connection: Connection[Any]) -> list[Live]:
-    return [Live(*(*row[:-1], _grants(row[-1]))) for row in select(connection, _LIVE)]
+    return [Live(*(*row[:-1], _grants(row[-1]))) for row in select(connection, _LIVE, (read_domains(connection),))]
 
 
 def _grants(pairs: list[tuple[str, str]] | None) -> frozenset[Grant]:
