@@ -122,6 +122,55 @@ def test_a_plans_script_that_comes_too_late_changes_nothing(empty_database_url: 
     assert query(empty_database_url, HISTORY) == before
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select 1; \\! echo taken",
+        "select 1\n\\! echo taken\n;",
+        "select '\\'; \\! echo taken\n--'",
+        "set standard_conforming_strings = off;\nselect 'it\\'s'; \\! echo taken\n--'",
+        "/* /* */ select 1; */ \\! echo taken",
+        "select 1 as e$a$; \\! echo taken\n-- $a$",
+        "select 1 as a$$; \\! echo taken\n-- $$",
+        "select 1 as \"e\"'' \\! echo taken",
+        "select 1 as nameE'\\'; \\! echo taken\n--'",
+        "select 1 -- a comment\r\\! echo taken",
+        "copy public.first from stdin;\n1\n\\.\n",
+    ],
+)
+def test_a_plans_script_holds_no_command_of_psqls(empty_database_url: str, files: Path, text: str) -> None:
+    assert "taken" not in text or psql(empty_database_url, f"{text}\n").stdout.count("taken") == 1
+    (files / "V2__odd.sql").write_text(f"select 1;\n{text}")
+    with pytest.raises(MigrationError, match=r"V2__odd\.sql line [2-4]: a backslash outside of quotes is no SQL"):
+        plan(empty_database_url, directories=files)
+
+
+def test_what_looks_like_psqls_own_arrives_as_it_is(server: Server, empty_database_url: str, files: Path) -> None:
+    (files / "V2__odd.sql").write_text(
+        "create table public.seen as select '\\! echo taken'::text as a, E'it\\'s \\\\! echo taken' as b,\n"
+        "$$\n\\! echo taken\n:'USER' :USER$$ as c, $a_1$ \\q $$ :USER $a_1$ as d, ':USER' as e, ' ''\\x'' ' as f,"
+        " (array[1, 2, 3])[1:case when n is null then 3 else n end] as g, (array[1, 2, 3])[1:version] as h,"
+        ' 1 as "\\q :USER"\n'
+        "from (select null::int as n, 2 as version) x -- \\! echo taken :USER\n"
+        "/* \\q\n/* \\q */\n\\! echo taken :USER */;\n"
+        "create function public.f(a int default 1) returns int language sql as 'select a::int';\n"
+        "insert into public.seen (a) values (public.f(a := 2)::text);"
+    )
+    below = files / "new\n\\! echo taken\nline"
+    below.mkdir()
+    (below / "V3__below.sql").write_text("create table public.below ()")
+    script = plan(empty_database_url, directories=files).sql
+    done = psql(empty_database_url, f"\\set version 1\n\\set n 1\n{script}")
+    assert (done.returncode, done.stderr, "taken" in done.stdout) == (0, "", False)
+    validate(empty_database_url, directories=files)
+    with server.database() as url:
+        migrate(url, directories=files)
+        seen = query(url, "select * from public.seen")
+        assert seen == query(empty_database_url, "select * from public.seen")
+        assert seen[0][:2] == ("\\! echo taken", "it's \\! echo taken")
+        assert seen[0][6:8] == ([1, 2, 3], [1, 2])
+
+
 def test_a_baseline_stands_for_everything_up_to_its_version(empty_database_url: str, files: Path) -> None:
     assert baseline(empty_database_url, version="1", description="made by hand", directories=files)
     assert not baseline(empty_database_url, version="001", description="made by hand", directories=files)
