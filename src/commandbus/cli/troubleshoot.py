@@ -22,7 +22,7 @@ from commandbus.cli.options import (
     known_domain,
     open_pool,
 )
-from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import counted, note, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import CommandStatus
@@ -202,7 +202,7 @@ class _Choice:
         found = tsq.list_command_ids(self.domain, self._command_type)
         if found and not self._yes:
             kind = self._command_type or "all types"
-            if not typer.confirm(f"{verb} {len(found):,} commands of {self.domain} ({kind})?", err=True):
+            if not typer.confirm(f"{verb} {counted(len(found), 'command')} of {self.domain} ({kind})?", err=True):
                 raise Problem("nothing was done")
         return found
 
@@ -262,4 +262,4 @@ def park_lost(
     if as_json:
         print_json(found)
     else:
-        typer.echo(f"{len(found):,} commands wait now for an operator")
+        typer.echo(f"{counted(len(found), 'command')} parked for an operator")
