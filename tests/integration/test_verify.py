@@ -222,6 +222,31 @@ def test_partitions_are_compared_with_their_parent_and_not_listed(url: str) -> N
     ]
 
 
+def test_of_a_table_that_is_there_every_change_is_named_and_of_one_that_is_not_the_table(url: str) -> None:
+    run(
+        url,
+        "alter table commandbus.command set (fillfactor = 90)",
+        "drop index commandbus.command_created_idx",
+        "drop table commandbus.scheduled",
+    )
+    assert [line.split(":")[0] for line in lines(url)] == [
+        "changed table commandbus.command",
+        "missing index commandbus.command.command_created_idx",
+        "missing table commandbus.scheduled",
+    ]
+
+
+def test_a_long_value_is_cut(url: str) -> None:
+    run(url, f"alter table commandbus.batch alter column name set default '{'x' * 301}'")
+    (line,) = lines(url)
+    assert f"default is '{'x' * 299}..., should be none" in line
+
+
+def test_an_old_pgmq_is_named(url: str) -> None:
+    run(url, "alter type pgmq.message_record drop attribute last_read_at cascade")
+    assert "changed extension pgmq: is older than 1.10" in lines(url)
+
+
 def test_the_optional_schema_is_compared_only_where_it_is_or_when_asked_for(url: str) -> None:
     run(url, "drop schema e2e cascade")
     assert lines(url) == []

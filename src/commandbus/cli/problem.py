@@ -5,6 +5,7 @@ import re
 import psycopg
 from psycopg.errors import InsufficientPrivilege
 
+from commandbus.errors import MigrationError
 from commandbus.migrate.roles import Role, RoleNames, callers
 
 BAD_INPUT = 2
@@ -33,6 +34,8 @@ def describe(error: Exception) -> dict[str, object]:
         message = f"the database refused: {reason} ({error.sqlstate or type(error).__name__})"
     if isinstance(error, InsufficientPrivilege):
         message += f"; {_who_may(message)}"
+    if isinstance(error, MigrationError) and "(42501)" in message:
+        message += "; connect as the owner of the schema, or as a superuser"
     return {"type": type(error).__name__, "message": message}
 
 
