@@ -170,6 +170,18 @@ def test_who_may_not_do_it_is_told_and_nothing_is_changed(url: str, names: RoleN
     assert lines(url) == []
 
 
+def test_a_right_that_one_may_not_give_away_is_told(url: str, names: RoleNames) -> None:
+    grant(url, **asdict(names))
+    migrator = names.owner.replace("owner", "migrator")
+    run(url, "create role {} login in role {}", migrator, names.owner)
+    run(url, "grant usage on schema pgmq to public")
+    run(url, "revoke usage on schema pgmq from {}", names.owner)
+    missing = f"missing grant on schema pgmq: USAGE to {names.owner}"
+    with pytest.raises(MigrationError, match=f"{missing} could not be mended; nothing was changed"):
+        grant(make_conninfo(url, user=migrator))
+    assert lines(url) == [missing]
+
+
 def test_a_busy_table_is_not_waited_for_long(url: str, names: RoleNames) -> None:
     with psycopg.connect(url) as busy:
         busy.execute("select from commandbus.command for update")

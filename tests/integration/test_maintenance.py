@@ -155,6 +155,26 @@ async def test_whoever_is_second_leaves_it_to_the_first(pool: CommandBusPool, sq
     assert (await run(pool, **KEEP_90)).is_complete is True
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "sp_make_partitions()",
+        "sp_drop_partitions(now())",
+        "sp_prune_audit(now())",
+        "sp_prune_commands(now())",
+        "sp_prune_payloads(now())",
+        "sp_prune_batches('pay', now())",
+        "sp_prune_archives('pay', now())",
+        "sp_prune_replies('pay', now())",
+    ],
+)
+def test_each_step_is_for_one_at_a_time(sql: Bus, database_url: str, call: str) -> None:
+    with open_bus(database_url) as first, first.connection.transaction():
+        first.result("sp_make_partitions")
+        assert [value for row in sql.rows(f"select * from commandbus.{call}") for value in row.values()] in ([], [None])
+    assert next(value for row in sql.rows(f"select * from commandbus.{call}") for value in row.values()) is not None
+
+
 async def test_twenty_at_once_remove_everything_once_while_commands_flow(pool: CommandBusPool, sql: Bus) -> None:
     registry = HandlerRegistry()
 
@@ -266,6 +286,20 @@ def test_a_dry_run_counts_one_step_only(database_url: str, sql: Bus, tmp_path: P
     said = cli.text("maintain", "--keep-audit", "30", "--dry-run")
     assert "rows of audit would be removed  10,000 or more" in said
     assert "rows of audit removed  10,001" in cli.text("maintain", "--keep-audit", "30")
+
+
+async def test_a_dry_run_takes_one_step_of_a_walk_and_names_all_old_partitions(pool: CommandBusPool, sql: Bus) -> None:
+    old = [make_partition(sql, -5), make_partition(sql, -4)]
+    sql.run(
+        "insert into commandbus.payload_archive (domain, command_id, message, archived_at)"
+        f" select 'pay', gen_random_uuid(), '{{}}', {OLD} + n * interval '1 ms' from generate_series(1, 10001) n"
+    )
+    settings = pool.settings.replace(keep_payloads_days=30, keep_audit_days=30)
+    report = await Maintenance(pool, settings).run(dry_run=True)
+    assert (report.deleted["payloads"], report.partitions_dropped) == (10_000, old)
+    assert sql.value("select count(*) from commandbus.payload_archive") == 10_001
+    report = await Maintenance(pool, settings).run()
+    assert (report.deleted["payloads"], report.partitions_dropped) == (10_001, old)
 
 
 def test_a_dry_run_beside_somebody_who_maintains_says_so(database_url: str, sql: Bus, tmp_path: Path) -> None:

@@ -219,6 +219,28 @@ def test_a_repair_leaves_migrations_for_tests_in_the_history(empty_database_url:
     assert repair(empty_database_url, directories=files).deleted == ()
 
 
+def test_a_repair_leaves_baselines_and_what_is_newer_than_all_files(empty_database_url: str, files: Path) -> None:
+    baseline(empty_database_url, version="0.9", directories=files)
+    (files / "V2__second.sql").write_text("select 1")
+    migrate(empty_database_url, directories=files)
+    (files / "V2__second.sql").unlink()
+    assert repair(empty_database_url, directories=files).deleted == ()
+
+
+def test_a_version_is_not_late_because_of_files_for_tests(empty_database_url: str, files: Path) -> None:
+    (files / "V5__e2e_tables.sql").write_text("select 1")
+    migrate(empty_database_url, directories=files, with_e2e=True)
+    (files / "V4__fourth.sql").write_text("select 1")
+    assert applied(empty_database_url, files) == ["V4__fourth.sql"]
+
+
+def test_a_file_with_another_name_was_changed(empty_database_url: str, files: Path) -> None:
+    migrate(empty_database_url, directories=files)
+    (files / "V1__first.sql").rename(files / "V1__renamed.sql")
+    with pytest.raises(MigrationError, match='its description is "renamed", the history has "first"'):
+        migrate(empty_database_url, directories=files)
+
+
 def test_every_problem_is_named_at_once(empty_database_url: str, files: Path) -> None:
     migrate(empty_database_url, directories=files)
     (files / "V1__first.sql").write_text("select 1")

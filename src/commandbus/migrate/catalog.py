@@ -215,7 +215,7 @@ _MISSING_QUEUES: LiteralString = """
         lateral (select k.prefix || '_' || d.domain || '__' || e.ending) w(name)
     where not exists (
         select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-        where n.nspname = 'pgmq' and c.relname = w.name and c.relkind in ('r', 'p'))
+        where n.nspname = 'pgmq' and c.relname = w.name)
     order by w.name
 """
 
