@@ -2665,15 +2665,29 @@ end $$;
 -- commandbus.log_event: write one audit event of the caller's own.
 --
 -- Returns  the event's id.
+-- Raises   CB006 for an event that only the library writes.
 create function commandbus.log_event(p_domain text, p_command_id uuid, p_event_type text, p_details jsonb default null)
 returns bigint
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_audit_id bigint;
+begin
+    if p_event_type in (
+        'SENT', 'RECEIVED', 'RELEASED', 'COMPLETED', 'FAILED', 'RETRY_SCHEDULED', 'RETRY_EXHAUSTED', 'MOVED_TO_TSQ',
+        'BUSINESS_RULE_FAILED', 'OPERATOR_RETRY', 'OPERATOR_CANCEL', 'OPERATOR_COMPLETE', 'OPERATOR_EDIT',
+        'BATCH_STARTED', 'BATCH_COMPLETED', 'STALE_SETTLE', 'DOMAIN_PAUSED', 'DOMAIN_RESUMED', 'REDRIVE_STARTED',
+        'REDRIVE_PAUSED', 'REDRIVE_RESUMED', 'REDRIVE_STOPPED', 'REDRIVE_COMPLETED'
+    ) then
+        raise exception 'event type "%" is written by commandbus only: choose a name of your own', p_event_type
+            using errcode = 'CB006';
+    end if;
     insert into commandbus.audit (domain, command_id, event_type, details)
     values (p_domain, p_command_id, p_event_type, p_details)
-    returning audit_id
-$$;
+    returning audit_id into v_audit_id;
+    return v_audit_id;
+end $$;
 
 -- commandbus.get_batch: one batch, or none.
 create function commandbus.get_batch(p_domain text, p_batch_id uuid)
@@ -3736,6 +3750,26 @@ begin
     return v_made;
 end $$;
 
+-- commandbus._may_prune: be the one who maintains this database until the transaction ends, to remove what is older
+-- than p_before.
+--
+-- Returns  false when somebody else is.
+-- Raises   CB007 for a time in the future, and for a step without bounds.
+create function commandbus._may_prune(p_before timestamptz, p_limit int default 1)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_before is null or p_before > now() then
+        raise exception 'before: must be a time in the past' using errcode = 'CB007';
+    end if;
+    if p_limit is null or p_limit not between 1 and 100000 then
+        raise exception 'limit: must be 1 to 100,000' using errcode = 'CB007';
+    end if;
+    return commandbus._maintain_alone();
+end $$;
+
 -- commandbus.sp_drop_partitions: forget the audit of a month that ended before p_before. Call it until it returns an
 -- empty array.
 --
@@ -3760,10 +3794,7 @@ declare
     v_drop  text;
     v_read  boolean := false;
 begin
-    if p_before is null or p_before > now() then
-        raise exception 'before: must be a time in the past' using errcode = 'CB007';
-    end if;
-    if not commandbus._maintain_alone() then
+    if not commandbus._may_prune(p_before) then
         return null;
     end if;
     for v_name in
@@ -3815,31 +3846,13 @@ as $$
 declare
     v_rows int;
 begin
-    perform commandbus._check_prune(p_before, p_limit);
-    if not commandbus._maintain_alone() then
+    if not commandbus._may_prune(p_before, p_limit) then
         return null;
     end if;
     delete from commandbus.audit_default d
     where d.ctid in (select o.ctid from commandbus.audit_default o where o.ts < p_before limit p_limit);
     get diagnostics v_rows = row_count;
     return v_rows;
-end $$;
-
--- commandbus._check_prune: refuse a time in the future, and a step without bounds.
---
--- Raises   CB007.
-create function commandbus._check_prune(p_before timestamptz, p_limit int)
-returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if p_before is null or p_before > now() then
-        raise exception 'before: must be a time in the past' using errcode = 'CB007';
-    end if;
-    if p_limit is null or p_limit not between 1 and 100000 then
-        raise exception 'limit: must be 1 to 100,000' using errcode = 'CB007';
-    end if;
 end $$;
 
 -- commandbus.sp_prune_commands: delete commands that ended before p_before and are of no batch, with their payloads.
@@ -3866,8 +3879,7 @@ set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-    perform commandbus._check_prune(p_before, p_limit);
-    if not commandbus._maintain_alone() then
+    if not commandbus._may_prune(p_before, p_limit) then
         return;
     end if;
     return query
@@ -3922,8 +3934,7 @@ declare
     v_commands int;
 begin
     perform commandbus._check_domain(p_domain);
-    perform commandbus._check_prune(p_before, p_limit);
-    if not commandbus._maintain_alone() then
+    if not commandbus._may_prune(p_before, p_limit) then
         return null;
     end if;
     for v_batch_id in
@@ -3974,8 +3985,7 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
-    perform commandbus._check_prune(p_before, p_limit);
-    if not commandbus._maintain_alone() then
+    if not commandbus._may_prune(p_before, p_limit) then
         return;
     end if;
     return query
@@ -4015,8 +4025,7 @@ declare
     v_queue   text;
 begin
     perform commandbus._check_domain(p_domain);
-    perform commandbus._check_prune(p_before, p_limit);
-    if not commandbus._maintain_alone() then
+    if not commandbus._may_prune(p_before, p_limit) then
         return null;
     end if;
     foreach v_queue in array array[p_domain || '__commands', p_domain || '__replies'] loop
@@ -4048,8 +4057,7 @@ declare
     v_rows    int;
 begin
     perform commandbus._check_domain(p_domain);
-    perform commandbus._check_prune(p_before, p_limit);
-    if not commandbus._maintain_alone() then
+    if not commandbus._may_prune(p_before, p_limit) then
         return null;
     end if;
     if commandbus._reply_table(p_domain || '__replies') is not null then

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from commandbus.errors import MigrationError
-from commandbus.migrate import MigrationState, baseline, info, repair, validate
+from commandbus.migrate import MigrationState, baseline, info, migrate, repair, validate
+from tests.flyway.conftest import Base
 
 if TYPE_CHECKING:
-    from tests.flyway.conftest import Base
+    from pathlib import Path
+
+    from tests.flyway.tool import Engine
+    from tests.support import Server
 
 
 def refused_by_both(base: Base, ours: str, theirs: str) -> None:
@@ -161,13 +165,13 @@ def test_a_newer_database_is_refused_by_the_runner_and_passed_by_flyway(base: Ba
 @pytest.mark.parametrize("version", ["2", "002", "1.5", "0"])
 def test_either_begins_the_history_alike(bases: tuple[Base, Base], version: str) -> None:
     one, other = bases
-    assert baseline(one.url, version=version)
+    assert baseline(one.url, version=version, directories=one.files)
     other.theirs("baseline", {"baselineVersion": version})
     assert one.rows() == other.rows()
-    assert not baseline(other.url, version=version)
+    assert not baseline(other.url, version=version, directories=other.files)
     one.theirs("baseline", {"baselineVersion": version})
     with pytest.raises(MigrationError, match="has a baseline already"):
-        baseline(other.url, version="9")
+        baseline(other.url, version="9", directories=other.files)
     assert "already been baselined" in one.try_theirs("baseline", {"baselineVersion": "9"}).text
     one.theirs("migrate")
     other.ours()
@@ -183,10 +187,36 @@ def test_the_runner_goes_on_after_a_baseline_migration_of_flyway(base: Base) -> 
     assert [(row[1], row[3]) for row in base.rows()] == [("2", "SQL_BASELINE"), ("3", "SQL")]
 
 
+def test_a_team_keeps_its_own_versions_in_a_table_of_its_own(server: Server, engine: Engine, tmp_path: Path) -> None:
+    own = {"table": "shop_schema_history", "baselineOnMigrate": "true", "baselineVersion": "0"}
+    with server.database() as url:
+        shop = Base(url, engine, tmp_path)
+        shop.write("V1__shop.sql", "create table public.shop_order (id int);")
+        shop.theirs("migrate")  # at first in the table that is everybody's
+        with pytest.raises(MigrationError, match=r"V001__commandbus_schema\.sql has the version of V1__shop\.sql"):
+            migrate(url)
+        shop.query("alter table public.flyway_schema_history rename to shop_schema_history")
+        shop.query("alter index public.flyway_schema_history_pk rename to shop_schema_history_pk")
+        shop.query("alter index public.flyway_schema_history_s_idx rename to shop_schema_history_s_idx")
+        migrate(url, with_e2e=True)
+        shop.write("V2__more.sql", "alter table public.shop_order add n int;")
+        shop.theirs("migrate", own)
+        shop.theirs("validate", own)
+        validate(url, with_e2e=True)
+        assert shop.query("select version from public.shop_schema_history order by 1") == [("1",), ("2",)]
+    with server.database() as url:  # the other way round
+        shop = Base(url, engine, tmp_path)
+        migrate(url)
+        shop.theirs("migrate", own)
+        shop.theirs("validate", own)
+        validate(url)
+        assert migrate(url).applied == ()
+
+
 def test_neither_begins_a_history_that_has_migrations(base: Base) -> None:
     base.ours()
     with pytest.raises(MigrationError, match="has migrations already"):
-        baseline(base.url, version="2")
+        baseline(base.url, version="2", directories=base.files)
     assert "already contains migrations" in base.try_theirs("baseline", {"baselineVersion": "2"}).text
 
 

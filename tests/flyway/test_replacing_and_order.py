@@ -113,6 +113,21 @@ def test_what_was_applied_without_replacement_is_refused_with_it_until_a_repair(
     assert other.ours(placeholders=values) == []
 
 
+def test_what_was_applied_without_replacement_is_applied_again_once_its_file_has_changed(
+    bases: tuple[Base, Base],
+) -> None:
+    one, other = bases
+    one.write("R__text.sql", "comment on table public.first is '${name}';")
+    for base in bases:
+        base.ours(placeholders=None)
+    one.write("R__text.sql", "comment on table public.first is '${name}'; -- again")
+    assert one.ours(placeholders={"name": "x"}) == ["R__text.sql"]
+    other.theirs("migrate", {"placeholders.name": "x"})
+    assert one.rows() == other.rows()
+    for base in bases:
+        assert base.query("select obj_description('public.first'::regclass)") == [("x",)]
+
+
 @pytest.mark.parametrize("whose", ["ours", "theirs"])
 @pytest.mark.parametrize("newer", ["before", "after"])
 def test_files_for_tests_can_come_late_and_both_agree(base: Base, whose: str, newer: str) -> None:

@@ -57,16 +57,23 @@ def test_a_healthy_database_is_found_healthy(cli: Cli) -> None:
 
 def test_drift_is_a_problem_and_rights_alone_a_warning(cli: Cli, bus: Bus) -> None:
     bus.run("grant select on commandbus.batch to pg_monitor")
-    assert checks(cli)["schema"]["status"] == "warning"
+    found = checks(cli)["schema"]
+    assert found["status"] == "warning"
+    assert found["found"].startswith("1 right to be mended: ")
     bus.run("drop index commandbus.batch_created_idx")
     found = checks(cli, code=1)["schema"]
     assert (found["status"], found["run"]) == ("problem", "commandbus verify")
+    assert found["found"].startswith("2 differences from the migrations: ")
     assert "missing index commandbus.batch.batch_created_idx" in found["found"]
 
 
 def test_more_workers_than_connections_are_a_problem(cli: Cli) -> None:
     found = checks(cli, "--processes", 500, "--concurrency", 3, code=1)["connection budget"]
     assert found["facts"]["connections_each"] == 7  # handlers 3, the worker's own 3, LISTEN 1
+    assert (
+        "1 process with up to 7 connections each need 7, and others leave them"
+        in (checks(cli, "--processes", 1, "--concurrency", 3)["connection budget"]["found"])
+    )
     assert "3 processes with up to 7" in checks(cli, "--processes", 3, "--concurrency", 3)["connection budget"]["found"]
 
 

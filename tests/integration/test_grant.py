@@ -87,6 +87,38 @@ def test_other_names_replace_the_first_ones(url: str, names: RoleNames) -> None:
         assert connection.execute(query, [names.app]).fetchone() == (False,)
 
 
+def test_another_owner_leaves_the_first_one_nothing(url: str, names: RoleNames) -> None:
+    grant(url, **asdict(names))
+    renamed = replace(names, owner=names.owner.replace("owner", "heir"))
+    planned = grant(url, owner=renamed.owner, dry_run=True)
+    assert grant(url, owner=renamed.owner) == planned
+    assert lines(url) == []
+    with psycopg.connect(url) as connection:
+        held = connection.execute(
+            "select count(*) from pg_shdepend where refclassid = 'pg_authid'::regclass and refobjid = %s::regrole"
+            " and dbid = (select oid from pg_database where datname = current_database())",
+            [f'"{names.owner}"'],
+        ).fetchone()
+        assert held == (0,)
+    assert grant(url).statements == ()
+
+
+def test_queues_of_somebody_elses_are_left_alone(url: str, names: RoleNames) -> None:
+    tables = [f"{kind}_{queue}" for kind in "qa" for queue in ("billing__commands", "crm__replies", "pay_x__replies")]
+    for table in tables[:3]:
+        run(url, f"select pgmq.create('{table.removeprefix('q_')}')")
+    run(url, "grant select on pgmq.q_billing__commands to pg_checkpoint")
+    grant(url, **asdict(names))
+    assert lines(url) == []
+    with psycopg.connect(url) as connection:
+        query = "select distinct tableowner::text from pg_tables where schemaname = 'pgmq' and tablename = any (%s)"
+        me = connection.info.user
+        assert connection.execute(query, [tables]).fetchall() == [(me,)]
+        assert connection.execute(query, [["q_pay__commands", "a_pay__replies"]]).fetchall() == [(names.owner,)]
+        query = "select has_table_privilege('pg_checkpoint', 'pgmq.q_billing__commands', 'select')"
+        assert connection.execute(query).fetchone() == (True,)
+
+
 def test_what_a_later_migration_leaves_open_is_named_and_mended(url: str, names: RoleNames) -> None:
     grant(url, **asdict(names))
     run(
@@ -138,6 +170,18 @@ def test_who_may_not_do_it_is_told_and_nothing_is_changed(url: str, names: RoleN
     assert lines(url) == []
 
 
+def test_a_right_that_one_may_not_give_away_is_told(url: str, names: RoleNames) -> None:
+    grant(url, **asdict(names))
+    migrator = names.owner.replace("owner", "migrator")
+    run(url, "create role {} login in role {}", migrator, names.owner)
+    run(url, "grant usage on schema pgmq to public")
+    run(url, "revoke usage on schema pgmq from {}", names.owner)
+    missing = f"missing grant on schema pgmq: USAGE to {names.owner}"
+    with pytest.raises(MigrationError, match=f"{missing} could not be mended; nothing was changed"):
+        grant(make_conninfo(url, user=migrator))
+    assert lines(url) == [missing]
+
+
 def test_a_busy_table_is_not_waited_for_long(url: str, names: RoleNames) -> None:
     with psycopg.connect(url) as busy:
         busy.execute("select from commandbus.command for update")
@@ -173,6 +217,27 @@ def test_a_role_that_has_the_owners_rights_anyway_is_refused(url: str, names: Ro
         connection.execute(sql.SQL("revoke {} from {}").format(sql.Identifier(names.owner), member))
     with pytest.raises(InvalidArgumentError, match=f"{role}: must not be"):
         grant(url, **{**asdict(names), role: "postgres"})
+
+
+@pytest.mark.parametrize("role", ["app", "operator", "readonly"])
+def test_a_role_that_became_mightier_than_granted_is_named(url: str, names: RoleNames, role: str) -> None:
+    name = asdict(names)[role]
+    with pytest.raises(InvalidArgumentError, match=f'{role}: must not be "postgres": is a superuser'):
+        grant(url, **{**asdict(names), role: "postgres"})  # also where the owner is yet to be made
+    grant(url, **asdict(names))
+    run(url, "grant {} to {}", names.owner, name)
+    assert lines(url) == [f'changed role {name}: has the rights of "{names.owner}"']
+    run(url, "revoke {} from {}", names.owner, name)
+    run(url, "alter role {} superuser", name)
+    assert lines(url) == [f"changed role {name}: is a superuser"]
+    run(url, "alter role {} nosuperuser", name)
+    assert lines(url) == []
+
+
+def test_an_owner_who_became_a_superuser_is_named(url: str, names: RoleNames) -> None:
+    grant(url, **asdict(names))
+    run(url, "alter role {} superuser", names.owner)
+    assert lines(url) == [f"changed role {names.owner}: functions would run as a superuser"]
 
 
 def test_there_must_be_a_schema(empty_database_url: str) -> None:

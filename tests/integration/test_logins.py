@@ -25,11 +25,13 @@ from commandbus import (
     TroubleshootingQueue,
 )
 from commandbus.migrate import grant, verify
+from tests.cli_process import Cli
 from tests.integration.granted import login
 from tests.integration.live import DOMAIN, REPLIES, batch_commands, make_worker, registry_of, running, send, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from commandbus.migrate import RoleNames
 
@@ -163,3 +165,72 @@ async def test_a_worker_makes_partitions_but_only_an_operator_removes_the_past(
     async with CommandBusPool(database_url=login(url, names.operator), **keeping) as operators:
         assert (await Maintenance(operators).run()).is_complete
     assert verify(url) == []
+
+
+async def test_a_worker_that_may_not_remove_the_past_says_so_once(
+    url: str, names: RoleNames, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("commandbus.worker.housekeeping._FIRST", (0.0, 0.0))
+    monkeypatch.setattr("commandbus.worker.housekeeping._INTERVAL", 0.01)
+    with psycopg.connect(url, autocommit=True) as owner:
+        (table,) = (
+            owner.execute("select max(relname) from pg_class where relname ~ '^audit_y....m..$'").fetchone() or ()
+        )
+
+        async def made() -> bool:
+            return owner.execute("select to_regclass(%s)", [f"commandbus.{table}"]).fetchone() != (None,)
+
+        async with (
+            CommandBusPool(database_url=login(url, names.app), keep_commands_days=1) as pool,
+            running(make_worker(pool, registry_of())),
+        ):
+            for _ in range(2):  # it goes on making partitions, hour by hour
+                owner.execute(f"drop table commandbus.{table}".encode())
+                await until(made)
+    told = [record for record in caplog.records if "nothing old is removed here" in record.message]
+    assert [(record.levelname, record.__dict__["refused"]) for record in told] == [
+        ("WARNING", "permission denied for function sp_prune_commands")
+    ]
+    assert "commandbus_operator" in told[0].message
+    assert "maintenance failed, trying again later" not in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("user", "command", "said"),
+    [
+        ("app", ("tsq", "list", DOMAIN), "list_troubleshooting (42501); connect as a member of commandbus_operator,"),
+        ("readonly", ("send", DOMAIN, "charge", "{}"), "(42501); connect as a member of commandbus_app,"),
+        ("readonly", ("queue", "create", "x"), "connect as a member of commandbus_app or commandbus_operator,"),
+        ("app", ("migrate", "info"), "_history (42501); connect as the owner of the schema, or as a superuser"),
+        ("operator", ("send", DOMAIN, "charge", "{}"), "(42501); connect as a member of commandbus_app,"),
+        (
+            "app",
+            ("maintain", "--keep-audit", "1"),
+            "sp_prune_audit (42501); connect as a member of commandbus_operator,",
+        ),
+    ],
+)
+def test_a_refusal_says_who_may(
+    url: str, names: RoleNames, tmp_path: Path, user: str, command: tuple[str, ...], said: str
+) -> None:
+    grant(url)
+    with psycopg.connect(url) as owner:
+        owner.execute("select commandbus.sp_create_domain(%s)", [DOMAIN])
+    refused = Cli(tmp_path, login(url, asdict(names)[user])).refusal(*command, code=1)
+    assert said in refused
+    assert len(refused.splitlines()) == 1
+
+
+def test_a_partition_of_somebody_elses_leads_to_grant(url: str, names: RoleNames, tmp_path: Path) -> None:
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("create table commandbus.audit_y2001m01 (like commandbus.audit including defaults)")
+        owner.execute(
+            "alter table commandbus.audit attach partition commandbus.audit_y2001m01"
+            " for values from ('2001-01-01 00:00Z') to ('2001-02-01 00:00Z')"
+        )
+    cli = Cli(tmp_path, login(url, names.operator))
+    refused = cli.refusal("maintain", "--keep-audit", "30", code=1)
+    assert "audit_y2001m01" in refused
+    assert '"commandbus grant"' in refused
+    grant(url)
+    assert cli.json("maintain", "--keep-audit", "30")["partitions_dropped"] == ["audit_y2001m01"]

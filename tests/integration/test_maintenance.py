@@ -1,19 +1,18 @@
-"""Growth: the audit's partitions, and what is removed after which time, without holding anybody up."""
+"""Growth: what is removed after which time, by whom, and what never is."""
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+import errno
+import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
 
 from commandbus import (
-    AuditEventType,
     BatchCommand,
     CommandBus,
     CommandBusPool,
@@ -26,17 +25,20 @@ from commandbus import (
     Worker,
 )
 from commandbus.sync import Maintenance as SyncMaintenance
+from commandbus.worker.housekeeping import keep_house
 from tests.cli_process import Cli
+from tests.integration.growth import OLD, age, make_partition, month, partitions, run
 from tests.integration.live import until
 from tests.integration.sql_helpers import DOMAIN, Bus, open_bus, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from psycopg import AsyncConnection
 
     from commandbus.sync import CommandBusPool as SyncCommandBusPool
 
-OLD = "now() - interval '100 days'"
 KEEP_90 = {"keep_commands_days": 90, "keep_archives_days": 90, "keep_replies_days": 90}
 
 
@@ -46,146 +48,6 @@ def sql(database_url: str) -> Iterator[Bus]:
     with open_bus(database_url) as found:
         found.create_domain()
         yield found
-
-
-def partitions(sql: Bus) -> set[str]:
-    """Return the names of the audit's partitions."""
-    rows = sql.rows(
-        "select inhrelid::regclass::text as name from pg_inherits where inhparent = 'commandbus.audit'::regclass"
-    )
-    return {row["name"].removeprefix("commandbus.") for row in rows}
-
-
-def month(ahead: int = 0) -> str:
-    """Return the name of the partition of this month of UTC, or of a later or earlier one."""
-    months = datetime.now(UTC).year * 12 + datetime.now(UTC).month - 1 + ahead
-    return f"audit_y{months // 12}m{months % 12 + 1:02}"
-
-
-def make_partition(sql: Bus, ahead: int) -> str:
-    """Make a partition of another month, with one row in it; return its name."""
-    name = month(ahead)
-    first = f"date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' + interval '{ahead} months'"
-    (span,) = sql.rows(f"select ({first})::text as low, ({first} + interval '1 month')::text as high")
-    sql.run(f"create table commandbus.{name} (like commandbus.audit including defaults)")
-    sql.run(
-        f"alter table commandbus.audit attach partition commandbus.{name}"
-        f" for values from ('{span['low']}') to ('{span['high']}')"
-    )
-    sql.run(
-        "insert into commandbus.audit (ts, domain, command_id, event_type)"
-        f" values ('{span['low']}', 'pay', gen_random_uuid(), 'SENT')"
-    )
-    return name
-
-
-async def run(pool: CommandBusPool, **keep: int) -> MaintenanceReport:
-    """Maintain the database, keeping what is named for so many days and everything else for ever."""
-    return await Maintenance(pool, pool.settings.replace(**keep)).run()
-
-
-def age(sql: Bus, *command_ids: UUID) -> None:
-    """Let commands have been sent, and have ended if they have, long ago."""
-    sql.run(
-        f"update commandbus.command set created_at = {OLD},"
-        f" finished_at = case when finished_at is not null then {OLD} end where command_id = any(%s)",
-        list(command_ids),
-    )
-
-
-def test_a_migrated_database_has_partitions_for_this_month_and_three_more(sql: Bus) -> None:
-    assert partitions(sql) == {"audit_default", *(month(ahead) for ahead in range(4))}
-    sql.send_new(3)
-    assert sql.value(f"select count(*) from commandbus.{month()}") == 3
-    assert sql.value("select count(*) from commandbus.audit_default") == 0
-
-
-def test_partitions_are_made_once_and_have_the_indexes_of_all(sql: Bus) -> None:
-    assert sql.result("sp_make_partitions", months_ahead=5) == [month(4), month(5)]
-    assert sql.result("sp_make_partitions", months_ahead=5) == []
-    found = sql.rows("select tablename, count(*) as n from pg_indexes where tablename ~ '^audit_' group by tablename")
-    assert {row["n"] for row in found} == {4}
-    assert len(found) == 7
-
-
-def test_a_month_whose_rows_are_in_the_default_partition_stays_there(sql: Bus) -> None:
-    sql.run(
-        "insert into commandbus.audit (ts, domain, command_id, event_type)"
-        " values (now() + interval '5 months', 'pay', gen_random_uuid(), 'SENT')"
-    )
-    assert sql.result("sp_make_partitions", months_ahead=6) == [month(4), month(6)]
-
-
-def test_a_partition_is_made_while_a_transaction_that_wrote_to_the_audit_is_open(sql: Bus, database_url: str) -> None:
-    with open_bus(database_url) as sender, sender.connection.transaction():
-        sender.send_new(1)
-        assert sql.result("sp_make_partitions", months_ahead=4) == [month(4)]
-
-
-OLDER_THAN_30_DAYS = "select commandbus.sp_drop_partitions(now() - interval '30 days') as names"
-
-
-def drop_partitions(sql: Bus, statement: str = OLDER_THAN_30_DAYS) -> list[str]:
-    """Take all steps of forgetting the audit; return what each did."""
-    done: list[str] = []
-    while names := sql.rows(statement)[0]["names"]:
-        done += names
-    return done
-
-
-def test_a_month_is_emptied_while_a_transaction_that_has_sent_is_open_and_dropped_after_it(
-    sql: Bus, database_url: str
-) -> None:
-    old = make_partition(sql, -3)
-    with open_bus(database_url) as sender, sender.connection.transaction():
-        sender.send_new(1)  # holds the audit, so that it cannot be changed
-        assert sql.rows(OLDER_THAN_30_DAYS) == [{"names": [old]}]
-        assert sql.value(f"select count(*) from commandbus.{old}") == 0
-        with refusal("55P03", "nothing was dropped"):
-            sql.rows(OLDER_THAN_30_DAYS)
-    assert drop_partitions(sql) == [old]
-    assert old not in partitions(sql)
-
-
-def test_a_month_that_is_being_read_stops_neither_the_other_months_nor_any_sender(sql: Bus, database_url: str) -> None:
-    old = [make_partition(sql, -5), make_partition(sql, -4), make_partition(sql, -3)]
-    with (
-        open_bus(database_url) as reader,
-        open_bus(database_url) as sender,
-        ThreadPoolExecutor() as threads,
-        reader.connection.transaction(),
-    ):
-        reader.rows(f"select * from commandbus.{old[1]}")
-        # A step that keeps the lock on the audit while it waits for the reader would hold a sender for 1.5 seconds.
-        sender.run("set lock_timeout = '1s'")
-        dropping = threads.submit(drop_until_refused, sql)
-        while not dropping.done():
-            sender.send_new(1)
-        assert dropping.result() == [old[0], old[2], old[0], old[2]]
-    assert drop_partitions(sql) == [old[1], old[1]]
-
-
-def drop_until_refused(sql: Bus) -> list[str]:
-    """Take all steps that can be taken while a month is being read; return what each did."""
-    done: list[str] = []
-    with suppress(psycopg.errors.LockNotAvailable):
-        while names := sql.rows(OLDER_THAN_30_DAYS)[0]["names"]:
-            done += names
-    return done
-
-
-def test_a_month_goes_when_all_of_it_is_old_enough(sql: Bus) -> None:
-    old, younger = make_partition(sql, -2), make_partition(sql, -1)
-    sql.run(
-        "insert into commandbus.audit (ts, domain, command_id, event_type)"
-        " select now() - interval '20 years', 'pay', gen_random_uuid(), 'SENT' from generate_series(1, 3)"
-    )
-    month_and_a_day = "date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' - interval '27 days'"
-    assert drop_partitions(sql, f"select commandbus.sp_drop_partitions({month_and_a_day}) as names") == [old, old]
-    assert younger in partitions(sql)
-    assert sql.value("select commandbus.sp_prune_audit(now() - interval '1 year', 2)") == 2
-    assert sql.value("select commandbus.sp_prune_audit(now() - interval '1 year', 2)") == 1
-    assert sql.value("select count(*) from commandbus.audit_default") == 0
 
 
 @pytest.mark.parametrize(
@@ -293,6 +155,26 @@ async def test_whoever_is_second_leaves_it_to_the_first(pool: CommandBusPool, sq
     assert (await run(pool, **KEEP_90)).is_complete is True
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "sp_make_partitions()",
+        "sp_drop_partitions(now())",
+        "sp_prune_audit(now())",
+        "sp_prune_commands(now())",
+        "sp_prune_payloads(now())",
+        "sp_prune_batches('pay', now())",
+        "sp_prune_archives('pay', now())",
+        "sp_prune_replies('pay', now())",
+    ],
+)
+def test_each_step_is_for_one_at_a_time(sql: Bus, database_url: str, call: str) -> None:
+    with open_bus(database_url) as first, first.connection.transaction():
+        first.result("sp_make_partitions")
+        assert [value for row in sql.rows(f"select * from commandbus.{call}") for value in row.values()] in ([], [None])
+    assert next(value for row in sql.rows(f"select * from commandbus.{call}") for value in row.values()) is not None
+
+
 async def test_twenty_at_once_remove_everything_once_while_commands_flow(pool: CommandBusPool, sql: Bus) -> None:
     registry = HandlerRegistry()
 
@@ -366,61 +248,109 @@ def test_the_command_line_says_what_it_removed(database_url: str, sql: Bus, tmp_
     assert "keep_commands_days" in cli.refusal("maintain", "--keep-commands", "0", code=2)
 
 
+def test_a_dry_run_tells_what_would_go_and_undoes_it(database_url: str, sql: Bus, tmp_path: Path) -> None:
+    cli = Cli(tmp_path, database_url)
+    old = [make_partition(sql, -5), make_partition(sql, -4)]
+    sql.run(f"drop table commandbus.{month(3)}")
+    batch_id = sql.create_batch()
+    sql.send_new(2, batch_id=batch_id)
+    sql.send_new(3)
+    sql.settle(sql.receive(), *["COMPLETED"] * 5)
+    sql.run(f"update commandbus.command set created_at = {OLD}, finished_at = {OLD}")
+    sql.run(f"update commandbus.batch set created_at = {OLD}, completed_at = {OLD}")
+    options = ("--keep-commands", "30", "--keep-audit", "30")
+    planned = cli.json("maintain", *options, "--dry-run")
+    assert planned == {
+        "partitions_made": [month(3)],
+        "partitions_dropped": old,
+        "deleted": {"audit": 0, "commands": 3, "batches": 3},
+        "is_complete": True,
+    }
+    assert sql.value("select count(*) from commandbus.command") == 5
+    assert sql.value(f"select count(*) from commandbus.{old[0]}") == 1
+    assert partitions(sql) >= set(old)
+    assert month(3) not in partitions(sql)
+    words = cli.text("maintain", *options, "--dry-run").splitlines()
+    assert words[0].split() == ["partitions", "would", "be", "made", month(3)]
+    assert words[3].split() == ["rows", "of", "commands", "would", "be", "removed", "3"]
+    assert cli.json("maintain", *options) == planned
+    assert sql.value("select count(*) from commandbus.command") == 0
+
+
+def test_a_dry_run_counts_one_step_only(database_url: str, sql: Bus, tmp_path: Path) -> None:
+    sql.run(
+        "insert into commandbus.audit_default (ts, domain, command_id, event_type)"
+        " select now() - interval '20 years', 'pay', gen_random_uuid(), 'SENT' from generate_series(1, 10001)"
+    )
+    cli = Cli(tmp_path, database_url)
+    said = cli.text("maintain", "--keep-audit", "30", "--dry-run")
+    assert "rows of audit would be removed  10,000 or more" in said
+    assert "rows of audit removed  10,001" in cli.text("maintain", "--keep-audit", "30")
+
+
+async def test_a_dry_run_takes_one_step_of_a_walk_and_names_all_old_partitions(pool: CommandBusPool, sql: Bus) -> None:
+    old = [make_partition(sql, -5), make_partition(sql, -4)]
+    sql.run(
+        "insert into commandbus.payload_archive (domain, command_id, message, archived_at)"
+        f" select 'pay', gen_random_uuid(), '{{}}', {OLD} + n * interval '1 ms' from generate_series(1, 10001) n"
+    )
+    settings = pool.settings.replace(keep_payloads_days=30, keep_audit_days=30)
+    report = await Maintenance(pool, settings).run(dry_run=True)
+    assert (report.deleted["payloads"], report.partitions_dropped) == (10_000, old)
+    assert sql.value("select count(*) from commandbus.payload_archive") == 10_001
+    report = await Maintenance(pool, settings).run()
+    assert (report.deleted["payloads"], report.partitions_dropped) == (10_001, old)
+
+
+def test_a_dry_run_beside_somebody_who_maintains_says_so(database_url: str, sql: Bus, tmp_path: Path) -> None:
+    with sql.connection.transaction():
+        sql.result("sp_make_partitions")
+        done = Cli(tmp_path, database_url)("maintain", "--dry-run")
+    assert (done.returncode, "another session is in the way" in done.stdout) == (1, True)
+
+
+def test_nothing_to_do_is_told_without_an_empty_line(database_url: str, tmp_path: Path) -> None:
+    done = Cli(tmp_path, database_url)("maintain")
+    assert (done.stdout.splitlines(), done.stderr) == (
+        ["partitions made     none", "partitions dropped  none"],
+        "",
+    )
+
+
+class UnreliablePool(AsyncConnectionPool[Any]):
+    """A pool of a machine that has no file descriptors left, for the first calls."""
+
+    calls = 0
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[AsyncConnection[Any]]:
+        """Give a connection, or fail."""
+        self.calls += 1
+        if self.calls <= 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        async with super().connection(timeout) as connection:
+            yield connection
+
+
+async def test_housekeeping_outlives_what_the_machine_refuses(
+    database_url: str, sql: Bus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("commandbus.worker.housekeeping._FIRST", (0.0, 0.0))
+    monkeypatch.setattr("commandbus.worker.housekeeping._INTERVAL", 0.01)
+    sql.run(f"drop table commandbus.{month(2)}")
+    async with UnreliablePool(database_url, kwargs={"autocommit": True}, open=False) as pool:
+        task = asyncio.create_task(keep_house(Maintenance(pool)))
+        await until(lambda: _has(sql, month(2)))
+        assert not task.done()
+        task.cancel()
+        await asyncio.wait({task})
+    assert caplog.messages.count("maintenance failed, trying again later") == 2
+
+
 async def test_settings_out_of_range_are_refused(pool: CommandBusPool) -> None:
     for days in (0, -1, 36_501):
         with pytest.raises(InvalidArgumentError, match="keep_audit_days"):
             pool.settings.replace(keep_audit_days=days)
-
-
-async def test_the_audit_is_searched_newest_first_page_by_page(bus: CommandBus, sql: Bus) -> None:
-    ids = sql.send_new(30)
-    sql.run(
-        "insert into commandbus.audit (ts, domain, command_id, event_type)"
-        " select now() - n * n * interval '1 hour', 'pay', gen_random_uuid(), 'SENT' from generate_series(1, 30) n"
-    )
-    expected = [
-        row["audit_id"] for row in sql.rows("select audit_id from commandbus.audit order by ts desc, audit_id desc")
-    ]
-    found: list[int] = []
-    page = await bus.query_audit(DOMAIN, limit=7)
-    while page:
-        found += [event.audit_id for event in page]
-        page = await bus.query_audit(DOMAIN, before=page[-1].timestamp, before_id=page[-1].audit_id, limit=7)
-    assert found == expected
-    assert {event.command_id for event in await bus.query_audit(limit=30)} == set(ids)
-
-
-async def test_the_audit_is_searched_by_kind_and_time(bus: CommandBus, sql: Bus) -> None:
-    sql.send_new(4)
-    sql.settle(sql.receive(), "COMPLETED", "FAILED", "TROUBLESHOOT", "COMPLETED")
-    moved = await bus.query_audit(event_type=AuditEventType.MOVED_TO_TSQ)
-    assert [event.event_type for event in moved] == [AuditEventType.MOVED_TO_TSQ]
-    assert len(await bus.query_audit(event_type="SENT", limit=3)) == 3
-    assert await bus.query_audit(after=datetime.now(UTC) + timedelta(minutes=1)) == []
-    assert await bus.query_audit("ship") == []
-    with pytest.raises(InvalidArgumentError, match="before_id"):
-        await bus.query_audit(before_id=3)
-
-
-async def test_a_conversation_is_found_by_its_correlation_id(bus: CommandBus) -> None:
-    first, second, other = uuid4(), uuid4(), uuid4()
-    await bus.send(DOMAIN, "charge", first, {})
-    await bus.send(DOMAIN, "charge", second, {}, correlation_id=first)
-    await bus.send(DOMAIN, "charge", other, {}, correlation_id=uuid4())
-    found = await bus.query_commands(correlation_id=first)
-    assert {command.command_id for command in found} == {first, second}
-
-
-async def test_reading_old_audit_for_long_holds_up_nothing_but_that_month(pool: CommandBusPool, sql: Bus) -> None:
-    old = make_partition(sql, -3)
-    (done,) = sql.send_new()
-    sql.settle(sql.receive(), "COMPLETED")
-    age(sql, done)
-    with sql.connection.transaction():
-        sql.rows(f"select * from commandbus.{old}")
-        report = await run(pool, keep_audit_days=30, keep_commands_days=90)
-        assert (report.is_complete, report.partitions_dropped, report.deleted["commands"]) == (False, [], 1)
-    assert (await run(pool, keep_audit_days=30)).partitions_dropped == [old]
 
 
 async def test_payloads_of_what_an_operator_ended_go_by_their_own_time(pool: CommandBusPool, sql: Bus) -> None:
@@ -451,18 +381,6 @@ def test_a_reply_that_somebody_takes_is_not_waited_for(sql: Bus, database_url: s
         assert sql.value("select commandbus.sp_prune_replies('pay', now() - interval '90 days')") == 2
 
 
-@pytest.mark.parametrize("style", ["SQL, DMY", "German", "Postgres, DMY", "ISO, MDY"])
-@pytest.mark.parametrize("zone", ["Asia/Kolkata", "Asia/Shanghai", "America/St_Johns"])
-def test_partitions_begin_with_a_month_of_utc_in_any_session(sql: Bus, style: str, zone: str) -> None:
-    sql.rows("select set_config('datestyle', %s, false), set_config('timezone', %s, false)", style, zone)
-    assert sql.result("sp_make_partitions", months_ahead=5) == [month(4), month(5)]
-    sql.rows("select set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', false)")
-    bounds = sql.rows(
-        "select pg_get_expr(relpartbound, oid) as b from pg_class where relispartition and relname ~ '^audit_y.*[0-9]$'"
-    )
-    assert all(bound["b"].count("-01 00:00:00+00'") == 2 for bound in bounds)
-
-
 async def test_an_idempotent_send_that_races_with_a_prune_is_stored_or_found(pool: CommandBusPool, sql: Bus) -> None:
     bus, ids = CommandBus(pool), sql.send_new(100)
     sql.settle(sql.receive(limit=100), *["COMPLETED"] * 100)
@@ -491,14 +409,6 @@ async def test_an_idempotent_send_that_races_with_a_prune_is_stored_or_found(poo
         pruning = False
         await pruner
     sql.run("update commandbus.command set status = 'PENDING', finished_at = null")
-
-
-async def test_a_search_may_begin_at_any_time(bus: CommandBus, sql: Bus) -> None:
-    sql.send_new(2)
-    far = datetime(9999, 12, 31, tzinfo=UTC)
-    assert len(await bus.query_audit(before=far)) == 2
-    assert len(await bus.query_audit(event_type="SENT", before=far)) == 2
-    assert await bus.query_audit(before=datetime(1999, 1, 1, tzinfo=UTC)) == []
 
 
 @pytest.mark.counters_off

@@ -72,8 +72,10 @@ def test_a_repair_tells_what_it_changed(cli: Cli, files: Path) -> None:
 
 
 def test_a_baseline_is_written_once(cli: Cli, files: Path) -> None:
-    assert cli.json("migrate", "baseline", "--version", "1") == {"version": "1", "written": True}
-    assert cli.text("migrate", "baseline", "--version", "1") == "the history has this baseline already\n"
+    assert "there is no schema commandbus" in cli.refusal("migrate", "baseline", "--version", "1", code=1)
+    given = ("--version", "1", "--directory", files)
+    assert cli.json("migrate", "baseline", *given) == {"version": "1", "written": True}
+    assert cli.text("migrate", "baseline", *given) == "the history has this baseline already\n"
     assert "baseline already: version 1" in cli.refusal("migrate", "baseline", "--version", "2", code=1)
     assert "is not a version" in cli.refusal("migrate", "baseline", "--version", "one", code=2)
     pending = cli.json("migrate", "--dry-run", "--directory", files, "--no-placeholders")["pending"]

@@ -122,9 +122,58 @@ def test_a_plans_script_that_comes_too_late_changes_nothing(empty_database_url: 
     assert query(empty_database_url, HISTORY) == before
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select 1; \\! echo taken",
+        "select 1\n\\! echo taken\n;",
+        "select '\\'; \\! echo taken\n--'",
+        "set standard_conforming_strings = off;\nselect 'it\\'s'; \\! echo taken\n--'",
+        "/* /* */ select 1; */ \\! echo taken",
+        "select 1 as e$a$; \\! echo taken\n-- $a$",
+        "select 1 as a$$; \\! echo taken\n-- $$",
+        "select 1 as \"e\"'' \\! echo taken",
+        "select 1 as nameE'\\'; \\! echo taken\n--'",
+        "select 1 -- a comment\r\\! echo taken",
+        "copy public.first from stdin;\n1\n\\.\n",
+    ],
+)
+def test_a_plans_script_holds_no_command_of_psqls(empty_database_url: str, files: Path, text: str) -> None:
+    assert "taken" not in text or psql(empty_database_url, f"{text}\n").stdout.count("taken") == 1
+    (files / "V2__odd.sql").write_text(f"select 1;\n{text}")
+    with pytest.raises(MigrationError, match=r"V2__odd\.sql line [2-4]: a backslash outside of quotes is no SQL"):
+        plan(empty_database_url, directories=files)
+
+
+def test_what_looks_like_psqls_own_arrives_as_it_is(server: Server, empty_database_url: str, files: Path) -> None:
+    (files / "V2__odd.sql").write_text(
+        "create table public.seen as select '\\! echo taken'::text as a, E'it\\'s \\\\! echo taken' as b,\n"
+        "$$\n\\! echo taken\n:'USER' :USER$$ as c, $a_1$ \\q $$ :USER $a_1$ as d, ':USER' as e, ' ''\\x'' ' as f,"
+        " (array[1, 2, 3])[1:case when n is null then 3 else n end] as g, (array[1, 2, 3])[1:version] as h,"
+        ' 1 as "\\q :USER"\n'
+        "from (select null::int as n, 2 as version) x -- \\! echo taken :USER\n"
+        "/* \\q\n/* \\q */\n\\! echo taken :USER */;\n"
+        "create function public.f(a int default 1) returns int language sql as 'select a::int';\n"
+        "insert into public.seen (a) values (public.f(a := 2)::text);"
+    )
+    below = files / "new\n\\! echo taken\nline"
+    below.mkdir()
+    (below / "V3__below.sql").write_text("create table public.below ()")
+    script = plan(empty_database_url, directories=files).sql
+    done = psql(empty_database_url, f"\\set version 1\n\\set n 1\n{script}")
+    assert (done.returncode, done.stderr, "taken" in done.stdout) == (0, "", False)
+    validate(empty_database_url, directories=files)
+    with server.database() as url:
+        migrate(url, directories=files)
+        seen = query(url, "select * from public.seen")
+        assert seen == query(empty_database_url, "select * from public.seen")
+        assert seen[0][:2] == ("\\! echo taken", "it's \\! echo taken")
+        assert seen[0][6:8] == ([1, 2, 3], [1, 2])
+
+
 def test_a_baseline_stands_for_everything_up_to_its_version(empty_database_url: str, files: Path) -> None:
-    assert baseline(empty_database_url, version="1", description="made by hand")
-    assert not baseline(empty_database_url, version="001", description="made by hand")
+    assert baseline(empty_database_url, version="1", description="made by hand", directories=files)
+    assert not baseline(empty_database_url, version="001", description="made by hand", directories=files)
     assert [row.state for row in info(empty_database_url, directories=files)] == ["baseline", "pending"]
     assert applied(empty_database_url, files) == ["R__view.sql"]
 
@@ -134,6 +183,27 @@ def test_a_baseline_of_no_version_is_refused(empty_database_url: str, version: s
     with pytest.raises(InvalidArgumentError, match="version: "):
         baseline(empty_database_url, version=version)
     assert query(empty_database_url, "select to_regclass('public.flyway_schema_history')") == [(None,)]
+
+
+def test_a_baseline_of_the_library_needs_its_schema(empty_database_url: str) -> None:
+    with pytest.raises(MigrationError, match=r'no schema commandbus, so version 1 cannot .* run "commandbus migrate"'):
+        baseline(empty_database_url)
+    assert query(empty_database_url, "select to_regclass('public.flyway_schema_history')") == [(None,)]
+    assert baseline(empty_database_url, version="0")
+    migrate(empty_database_url, with_e2e=True)
+    query(empty_database_url, "drop table public.flyway_schema_history")
+    assert baseline(empty_database_url, version="2")
+    validate(empty_database_url, with_e2e=True)
+
+
+def test_versions_of_another_project_are_called_so(empty_database_url: str, files: Path) -> None:
+    migrate(empty_database_url, directories=files)
+    with pytest.raises(MigrationError) as caught:
+        migrate(empty_database_url)
+    assert caught.value.problems[0] == (
+        "V001__commandbus_schema.sql has the version of V1__first.sql, which the history has: where that is another"
+        " project's, give one of the two a history table of its own"
+    )
 
 
 def test_a_repair_without_a_history_does_nothing(empty_database_url: str, files: Path) -> None:
@@ -147,6 +217,28 @@ def test_a_repair_leaves_migrations_for_tests_in_the_history(empty_database_url:
     migrate(empty_database_url, directories=files, with_e2e=True)
     e2e.unlink()
     assert repair(empty_database_url, directories=files).deleted == ()
+
+
+def test_a_repair_leaves_baselines_and_what_is_newer_than_all_files(empty_database_url: str, files: Path) -> None:
+    baseline(empty_database_url, version="0.9", directories=files)
+    (files / "V2__second.sql").write_text("select 1")
+    migrate(empty_database_url, directories=files)
+    (files / "V2__second.sql").unlink()
+    assert repair(empty_database_url, directories=files).deleted == ()
+
+
+def test_a_version_is_not_late_because_of_files_for_tests(empty_database_url: str, files: Path) -> None:
+    (files / "V5__e2e_tables.sql").write_text("select 1")
+    migrate(empty_database_url, directories=files, with_e2e=True)
+    (files / "V4__fourth.sql").write_text("select 1")
+    assert applied(empty_database_url, files) == ["V4__fourth.sql"]
+
+
+def test_a_file_with_another_name_was_changed(empty_database_url: str, files: Path) -> None:
+    migrate(empty_database_url, directories=files)
+    (files / "V1__first.sql").rename(files / "V1__renamed.sql")
+    with pytest.raises(MigrationError, match='its description is "renamed", the history has "first"'):
+        migrate(empty_database_url, directories=files)
 
 
 def test_every_problem_is_named_at_once(empty_database_url: str, files: Path) -> None:

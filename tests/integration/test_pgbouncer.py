@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -12,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from commandbus import CommandBus, CommandBusPool, HandlerRegistry, Worker
 from commandbus.errors import DatabaseUnavailableError
-from tests.cli_process import Cli
+from tests.cli_process import Cli, environment
 from tests.integration.live import DOMAIN, registry_of, running, send, until
 from tests.pgbouncer import PgBouncer, pgbouncer
 
@@ -93,6 +93,30 @@ def test_doctor_says_the_same(tmp_path: Path, pooled_url: str, monkeypatch: pyte
     monkeypatch.setenv("COMMANDBUS_PGBOUNCER", "true")
     found = {check["name"]: check["found"] for check in cli.json("doctor")["checks"]}
     assert found.items() >= RESTRICTIONS.items()
+
+
+def test_doctor_counts_the_connections_that_go_past_it(
+    tmp_path: Path, pooled_url: str, direct_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMMANDBUS_PGBOUNCER", "true")
+
+    def budget(processes: int, code: int = 0) -> dict[str, Any]:
+        options = ("--processes", processes, "--concurrency", 2)
+        checks = Cli(tmp_path, pooled_url).json("doctor", *options, code=code)["checks"]
+        return next(check for check in checks if check["name"] == "connection budget")
+
+    found = budget(1000)
+    assert (found["status"], found["facts"]["needed"], found["facts"]["to_listen"]) == ("warning", 5000, 0)
+    monkeypatch.setenv("COMMANDBUS_LISTEN_DATABASE_URL", direct_url)
+    found = budget(2)
+    assert (found["status"], found["facts"]["needed"], found["facts"]["to_listen"]) == ("warning", 10, 2)
+    assert "need 10 of PgBouncer's, whose limits this cannot see, and 2 past it to LISTEN" in found["found"]
+    found = budget(1000, code=1)
+    assert found["status"] == "problem"
+    assert f"max_connections raised by {1000 - found['facts']['available']}" in found["run"]
+    polling = environment(pooled_url) | {"COMMANDBUS_NOTIFY": "false"}
+    monkeypatch.setattr("tests.cli_process.environment", lambda _: polling)
+    assert budget(1000)["facts"]["to_listen"] == 0
 
 
 def test_doctor_finds_that_notifications_are_lost(tmp_path: Path, server: Server, direct_url: str) -> None:

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from commandbus import (
+    AuditEventType,
     InvalidOperationError,
     PgmqClient,
     PostgresAuditLogger,
@@ -136,6 +137,16 @@ async def test_an_event_of_the_callers_own_is_in_the_trail(bus: CommandBus, pool
     event = (await bus.get_audit_trail(command_id))[-1]
     assert (event.audit_id, event.event_type, event.details) == (audit_id, "CHECKED", {"by": "ann"})
     assert event.timestamp.utcoffset() is not None
+
+
+@pytest.mark.parametrize("event_type", AuditEventType)
+async def test_nobody_writes_the_librarys_own_events(pool: CommandBusPool, event_type: AuditEventType) -> None:
+    audit, command_id = PostgresAuditLogger(pool), uuid4()
+    with pytest.raises(InvalidOperationError, match=f'event type "{event_type}" is written by commandbus only'):
+        await audit.log(DOMAIN, command_id, event_type)
+    assert await audit.get_trail(command_id) == []
+    await audit.log(DOMAIN, command_id, f"MY_{event_type}")
+    assert [event.event_type for event in await audit.get_trail(command_id)] == [f"MY_{event_type}"]
 
 
 async def test_the_archive_holds_the_message_while_an_operator_is_waited_for(

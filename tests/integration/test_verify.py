@@ -148,7 +148,23 @@ def test_a_migrated_database_has_no_difference(url: str) -> None:
         ("grant usage on schema commandbus to public", "unexpected grant on schema commandbus: USAGE to PUBLIC"),
         (f"drop function {SENDER}", f"missing function {SENDER}"),
         (f"drop function {READER}", f"missing function {READER}"),
-        ("drop table pgmq.q_pay__commands", f"unexpected function {SENDER}"),
+        ("drop table pgmq.q_pay__commands", "missing queue pgmq.q_pay__commands"),
+        ("select pgmq.drop_queue('pay__commands')", "missing queue pgmq.q_pay__commands"),
+        ("drop table pgmq.q_pay__replies", "missing queue pgmq.q_pay__replies"),
+        ("drop table pgmq.a_pay__replies", "missing archive pgmq.a_pay__replies"),
+        (f"drop function {SENDER}, {READER}", f"missing function {SENDER}"),
+        (
+            "alter table commandbus.command disable trigger all",
+            "changed constraint commandbus.command.command_batch_fk: disabled is yes, should be none",
+        ),
+        (
+            (
+                "create trigger mine before update on commandbus.batch for each row"
+                " execute function suppress_redundant_updates_trigger();"
+                " alter table commandbus.batch disable trigger mine"
+            ),
+            "unexpected trigger commandbus.batch.mine",
+        ),
         (
             (
                 "do $$ begin execute replace(pg_get_functiondef('commandbus._read_from_pay'::regproc), 'pay__commands',"
@@ -176,6 +192,12 @@ def test_a_domain_named_like_our_own_words_is_no_difference(url: str) -> None:
     assert lines(url) == []
 
 
+def test_a_queue_of_somebody_elses_that_is_called_like_a_domains_is_no_difference(url: str) -> None:
+    run(url, "select pgmq.create('billing__commands')", "select pgmq.create('crm__replies')")
+    run(url, "grant select on pgmq.q_billing__commands, pgmq.q_crm__replies to public")
+    assert lines(url) == []
+
+
 def test_partitions_are_compared_with_their_parent_and_not_listed(url: str) -> None:
     run(
         url,
@@ -198,6 +220,31 @@ def test_partitions_are_compared_with_their_parent_and_not_listed(url: str) -> N
             " index by_hand is by_hand, should be none"
         )
     ]
+
+
+def test_of_a_table_that_is_there_every_change_is_named_and_of_one_that_is_not_the_table(url: str) -> None:
+    run(
+        url,
+        "alter table commandbus.command set (fillfactor = 90)",
+        "drop index commandbus.command_created_idx",
+        "drop table commandbus.scheduled",
+    )
+    assert [line.split(":")[0] for line in lines(url)] == [
+        "changed table commandbus.command",
+        "missing index commandbus.command.command_created_idx",
+        "missing table commandbus.scheduled",
+    ]
+
+
+def test_a_long_value_is_cut(url: str) -> None:
+    run(url, f"alter table commandbus.batch alter column name set default '{'x' * 301}'")
+    (line,) = lines(url)
+    assert f"default is '{'x' * 299}..., should be none" in line
+
+
+def test_an_old_pgmq_is_named(url: str) -> None:
+    run(url, "alter type pgmq.message_record drop attribute last_read_at cascade")
+    assert "changed extension pgmq: is older than 1.10" in lines(url)
 
 
 def test_the_optional_schema_is_compared_only_where_it_is_or_when_asked_for(url: str) -> None:

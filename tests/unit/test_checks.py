@@ -8,6 +8,7 @@ from commandbus.cli.checks.check import Status
 from commandbus.cli.checks.housekeeping import judge_oldest
 from commandbus.cli.checks.listening import judge_usage
 from commandbus.cli.checks.server import judge_clock
+from commandbus.cli.output import counted
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,9 @@ def test_a_transaction_may_last_five_minutes(who: str, seconds: float, status: S
 @pytest.mark.parametrize(("usage", "status"), [(0.0, Status.OK), (0.5, Status.OK), (0.51, Status.WARNING)])
 def test_half_of_the_queue_for_notifications_may_be_in_use(usage: float, status: Status) -> None:
     assert judge_usage(usage).status is status
+
+
+def test_one_is_not_many() -> None:
+    words = [counted(n, what) for n, what in ((0, "command"), (1, "command"), (2_000, "command"), (1, "process"))]
+    assert words == ["0 commands", "1 command", "2,000 commands", "1 process"]
+    assert counted(2, "process") == "2 processes"

@@ -47,7 +47,8 @@ def _plan(url: str, processes: int | None, concurrency: int) -> Plan | None:
         return None
     check_count(processes, "processes", 1, 10_000)
     settings = worker_settings(url, check_count(concurrency, "concurrency", 1, 10_000))
-    return Plan(processes, settings.pool_max_size, settings.notify and not settings.pgbouncer)
+    can_listen = not settings.pgbouncer or bool(settings.listen_database_url)
+    return Plan(processes, settings.pool_max_size, settings.notify and can_listen)
 
 
 def _examine(url: str, plan: Plan | None) -> Iterator[Check]:

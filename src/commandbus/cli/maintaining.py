@@ -8,9 +8,11 @@ from rich.progress import Progress
 from commandbus.cli.options import AsJson, DatabaseUrl, examples, open_pool
 from commandbus.cli.output import notes, print_facts, print_json, row_of
 from commandbus.models import MaintenanceReport
-from commandbus.sync.maintenance import Maintenance
+from commandbus.sync.maintenance import STEP, Maintenance
 
-EXAMPLES = examples("maintain", "maintain --keep-commands 90 --keep-audit 400 --keep-replies 7")
+EXAMPLES = examples(
+    "maintain", "maintain --keep-commands 90 --dry-run", "maintain --keep-commands 90 --keep-audit 400 --keep-replies 7"
+)
 
 KeepCommands = Annotated[
     int | None, typer.Option("--keep-commands", help="Days to keep ended commands and batches.", metavar="DAYS")
@@ -36,6 +38,7 @@ def maintain(
     keep_payloads: KeepPayloads = None,
     keep_archives: KeepArchives = None,
     keep_replies: KeepReplies = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +46,8 @@ def maintain(
 
     What no option and no variable names is kept for ever: COMMANDBUS_KEEP_COMMANDS_DAYS, and so on with AUDIT,
     PAYLOADS, ARCHIVES, REPLIES. What waits, runs or is with an operator is never touched. Workers do the same about
-    every hour. Exit code 1 when another session was in the way.
+    every hour. Exit code 1 when another session was in the way. --dry-run does and undoes the first step of each kind,
+    which is up to 10,000 rows.
     """
     given = {
         "keep_commands_days": keep_commands,
@@ -54,28 +58,34 @@ def maintain(
     }
     with open_pool(database_url) as pool:
         settings = pool.settings.replace(**{name: days for name, days in given.items() if days is not None})
-        with Progress(console=notes(), disable=as_json, transient=True) as progress:
+        console = notes()
+        with Progress(console=console, disable=as_json or not console.is_terminal, transient=True) as progress:
             task = progress.add_task("maintaining", total=None)
 
             def advance(kind: str, rows: int) -> None:
                 progress.update(task, description=f"removing {kind}", advance=rows)
 
-            report = Maintenance(pool, settings).run(advance)
+            report = Maintenance(pool, settings).run(advance, dry_run=dry_run)
     if as_json:
         print_json(row_of(report))
     else:
-        _show(report)
+        _show(report, dry_run)
     if not report.is_complete:
         raise typer.Exit(1)
 
 
-def _show(report: MaintenanceReport) -> None:
+def _show(report: MaintenanceReport, dry_run: bool) -> None:
+    would = "would be " if dry_run else ""
     print_facts(
         {
-            "partitions made": ", ".join(report.partitions_made) or "none",
-            "partitions dropped": ", ".join(report.partitions_dropped) or "none",
-            **{f"rows of {kind} removed": rows for kind, rows in report.deleted.items()},
+            f"partitions {would}made": ", ".join(report.partitions_made) or "none",
+            f"partitions {would}dropped": ", ".join(report.partitions_dropped) or "none",
+            **{f"rows of {kind} {would}removed": _number(rows, dry_run) for kind, rows in report.deleted.items()},
         }
     )
     if not report.is_complete:
         typer.echo("another session is in the way at this moment: run it again later for the rest")
+
+
+def _number(rows: int, dry_run: bool) -> str:
+    return f"{rows:,} or more" if dry_run and rows >= STEP else f"{rows:,}"

@@ -165,15 +165,16 @@ def validate(
 def baseline(
     version: Annotated[str, typer.Option(help="Last version the database has already; 0 for none.", metavar="VERSION")],
     description: Annotated[str | None, typer.Option(help="What the history says of it.", metavar="TEXT")] = None,
+    directory: Directory = None,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Begin the history of a database that was made by other means; none of its migrations is run."""
     url = resolve_url(database_url)
     if description is None:
-        written = migrations.baseline(url, version=version)
+        written = migrations.baseline(url, version=version, directories=directory)
     else:
-        written = migrations.baseline(url, version=version, description=description)
+        written = migrations.baseline(url, version=version, description=description, directories=directory)
     if as_json:
         print_json({"version": version, "written": written})
     else:

@@ -43,6 +43,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number and what it is of, such as "1 process" or "2,000 processes"."""
+    plural = "es" if what.endswith("s") else "s"
+    return f"{number:,} {what}{'' if number == 1 else plural}"
+
+
 def row_of(record: Any, *, without: Sequence[str] = ()) -> dict[str, Any]:  # noqa: ANN401  (any of our records)
     """Return a record's fields by name, in their order."""
     if dataclasses.is_dataclass(record):

@@ -1,6 +1,12 @@
 """Failures that commands find themselves, and the words for those of the library and the server."""
 
+import re
+
 import psycopg
+from psycopg.errors import InsufficientPrivilege
+
+from commandbus.errors import MigrationError
+from commandbus.migrate.roles import Role, RoleNames, callers
 
 BAD_INPUT = 2
 
@@ -26,4 +32,17 @@ def describe(error: Exception) -> dict[str, object]:
     if isinstance(error, psycopg.Error):
         reason = error.diag.message_primary or "no reason given"
         message = f"the database refused: {reason} ({error.sqlstate or type(error).__name__})"
+    if isinstance(error, InsufficientPrivilege):
+        message += f"; {_who_may(message)}"
+    if isinstance(error, MigrationError) and "(42501)" in message:
+        message += "; connect as the owner of the schema, or as a superuser"
     return {"type": type(error).__name__, "message": message}
+
+
+def _who_may(refused: str) -> str:
+    """Return what to do about a refusal, whose text names a function, or else a table or a schema."""
+    roles = next(filter(None, map(callers, re.findall(r"\w+", refused))), None)
+    if roles is None:
+        return 'connect as a member of a role that "commandbus grant" made; if you do, run that again: rights lack'
+    names = " or ".join(RoleNames()[role] for role in Role if role in roles)
+    return f'connect as a member of {names}, or of what "commandbus grant" was told to call it'

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from commandbus.cli.options import AsJson, DatabaseUrl, examples, resolve_url
-from commandbus.cli.output import note, print_json, printable
+from commandbus.cli.output import counted, note, print_json, printable
 from commandbus.migrate import grant as grant_roles
 from commandbus.migrate import verify as find_differences
 
@@ -30,7 +30,7 @@ def verify(
         print_json({"ok": not differences, "differences": differences})
     for difference in () if as_json else differences:
         typer.echo(printable(str(difference)))
-    note(f"{len(differences)} differences" if differences else "the database is as the migrations make it")
+    note(counted(len(differences), "difference") if differences else "the database is as the migrations make it")
     if differences:
         raise typer.Exit(1)
 
@@ -60,7 +60,7 @@ def grant(
     elif dry_run:
         for statement in result.statements:
             typer.echo(f"{printable(statement)};")
-        note(f"{len(result.statements)} statements, not executed")
+        note(f"{counted(len(result.statements), 'statement')}, not executed")
     else:
         count = len(result.statements)
-        typer.echo(f"{count} statements executed" if count else "nothing to do")
+        typer.echo(f"{counted(count, 'statement')} executed" if count else "nothing to do")

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from commandbus.cli.lines import BadLine, Checked, Defaults, check_lines, good_requests, open_twice, parse_json
 from commandbus.cli.options import AsJson, DatabaseUrl, Domain, examples, open_pool
-from commandbus.cli.output import note, notes, print_json
+from commandbus.cli.output import counted, note, notes, print_json
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
 from commandbus.errors import CommandBusError, DatabaseUnavailableError, InvalidArgumentError
 from commandbus.models import SendRequest
@@ -94,7 +94,7 @@ def send(
     if as_json:
         print_json({"domain": domain, "sent": sent, "bad_lines": checked.bad})
     else:
-        typer.echo(f"{sent:,} commands sent")
+        typer.echo(f"{counted(sent, 'command')} sent")
     if checked.bad:
         raise typer.Exit(BAD_INPUT)
 
@@ -177,10 +177,11 @@ def _send_lines(
             try:
                 bus.send_batch([request for _, request in numbered], chunk_size=chunk, idempotent=idempotent)
             except CommandBusError as error:
-                where = f"lines up to {last_line} were sent ({sent:,} commands), the next set was not"
+                where = f"lines up to {last_line} were sent ({counted(sent, 'command')}), the next set was not"
                 raise Problem(f"{where}: {error}", sent=sent, last_line=last_line, cause=describe(error)) from None
             except KeyboardInterrupt:
-                note(f"lines up to {last_line} were sent ({sent:,} commands), and perhaps the next {len(numbered):,}")
+                done = f"lines up to {last_line} were sent ({counted(sent, 'command')})"
+                note(f"{done}, and perhaps the next {len(numbered):,}")
                 raise
             sent += len(numbered)
             last_line = numbered[-1][0]

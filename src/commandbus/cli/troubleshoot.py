@@ -24,7 +24,7 @@ from commandbus.cli.options import (
     login,
     open_pool,
 )
-from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import counted, note, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import CommandNotFoundError, InvalidArgumentError, InvalidOperationError
 from commandbus.models import CommandStatus
@@ -264,7 +264,7 @@ class _Choice:
         found = tsq.list_command_ids(self.domain, self._command_type, failure_key=self._group)
         if found and not self._yes:
             kind = f"group {self._group}" if self._group else self._command_type or "all types"
-            if not typer.confirm(f"{verb} {len(found):,} commands of {self.domain} ({kind})?", err=True):
+            if not typer.confirm(f"{verb} {counted(len(found), 'command')} of {self.domain} ({kind})?", err=True):
                 raise Problem("nothing was done")
         return found
 
@@ -318,4 +318,4 @@ def park_lost(
     if as_json:
         print_json(found)
     else:
-        typer.echo(f"{len(found):,} commands wait now for an operator")
+        typer.echo(f"{counted(len(found), 'command')} parked for an operator")

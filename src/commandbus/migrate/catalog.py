@@ -62,7 +62,9 @@ _CONSTRAINTS: LiteralString = """
     select
         'constraint',
         n.nspname || '.' || c.relname || '.' || k.conname,
-        jsonb_build_object('definition', pg_get_constraintdef(k.oid))
+        jsonb_build_object(
+            'definition', pg_get_constraintdef(k.oid),
+            'disabled', exists (select from pg_trigger t where t.tgconstraint = k.oid and t.tgenabled <> 'O'))
     from pg_constraint k
     join pg_class c on c.oid = k.conrelid
     join pg_namespace n on n.oid = c.relnamespace
@@ -191,12 +193,30 @@ _PARTITIONS: LiteralString = """
     join shape parent on parent.oid = h.inhparent
 """
 
+# Anybody may call a queue of PGMQ like one of ours. Ours is what sp_create_domain left its marks on: a function of the
+# domain's own, or the queue's free space.
 _DOMAINS: LiteralString = """
+    select substring(p.proname from '^(?:send_to|_read_from)_([a-z][a-z0-9_]{0,36})$')
+    from pg_proc p
+    join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'commandbus' and p.proname ~ '^(send_to|_read_from)_[a-z][a-z0-9_]{0,36}$'
+    union
     select substring(c.relname from '^q_(.*)__commands$')
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     where n.nspname = 'pgmq' and c.relkind in ('r', 'p') and c.relname ~ '^q_[a-z][a-z0-9_]{0,36}__commands$'
-    order by 1
+        and c.reloptions @> '{fillfactor=50}'
+"""
+_MISSING_QUEUES: LiteralString = """
+    select case k.prefix when 'q' then 'queue' else 'archive' end, 'pgmq.' || w.name
+    from unnest(%s::text[]) d(domain),
+        unnest('{q,a}'::text[]) k(prefix),
+        unnest('{commands,replies}'::text[]) e(ending),
+        lateral (select k.prefix || '_' || d.domain || '__' || e.ending) w(name)
+    where not exists (
+        select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = 'pgmq' and c.relname = w.name)
+    order by w.name
 """
 
 
@@ -231,8 +251,13 @@ def read_partitions(connection: Connection[Any], schema: str) -> list[tuple[str,
 
 
 def read_domains(connection: Connection[Any]) -> list[str]:
-    """Return the domains that have a command queue."""
-    return [domain for (domain,) in select(connection, _DOMAINS)]
+    """Return the domains that were made, also those of which something was dropped."""
+    return sorted(domain for (domain,) in select(connection, _DOMAINS))
+
+
+def read_missing_queues(connection: Connection[Any], domains: list[str]) -> list[tuple[str, str]]:
+    """Return the kind and name of each queue and archive that these domains lack."""
+    return [(kind, name) for kind, name in select(connection, _MISSING_QUEUES, (domains,))]
 
 
 def with_hashes(objects: Objects) -> Objects:

@@ -9,12 +9,20 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from commandbus.errors import NotMigratedError
-from commandbus.migrate.catalog import Objects, Properties, read_domains, read_partitions, read_schema, reading
+from commandbus.migrate.catalog import (
+    Objects,
+    Properties,
+    read_domains,
+    read_missing_queues,
+    read_partitions,
+    read_schema,
+    reading,
+)
 from commandbus.migrate.catalog import with_hashes as hashed
 from commandbus.migrate.connection import connected, select
 from commandbus.migrate.difference import Difference, Finding
 from commandbus.migrate.rights import steps
-from commandbus.migrate.roles import read_names
+from commandbus.migrate.roles import read_names, unfit_roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,9 +76,9 @@ def verify(url_or_connection: str | Connection[Any], *, with_e2e: bool = False) 
     """Return in what a database differs from what the migrations of this version make; nothing when it does not.
 
     Compared are tables, columns, constraints, indexes, sequences, types, functions, triggers, owners and rights of
-    schema ``commandbus``; partitions with their parents; each domain's functions with what would be made today.
-    Only catalogs are read, which every role may do, also on a replica. After `grant` its owners and rights are
-    expected; before, nobody but the owners may have any.
+    schema ``commandbus``; partitions with their parents; each domain's functions with what would be made today, and
+    whether its queues are there. Only catalogs are read, which every role may do, also on a replica. After `grant` its
+    roles, owners and rights are expected; before, nobody but the owners may have any.
 
     Args:
         url_or_connection: as for `migrate`.
@@ -86,15 +94,20 @@ def verify(url_or_connection: str | Connection[Any], *, with_e2e: bool = False) 
             raise NotMigratedError("there is no schema commandbus: run `commandbus migrate`")
         snapshot = read_snapshot()
         expected = dict(snapshot.schemas["commandbus"])
-        for domain in read_domains(connection):
+        domains = read_domains(connection)
+        for domain in domains:
             expected |= hashed(snapshot.functions_of(domain))
-        found = [*_pgmq(connection), *compare(expected, hashed(live))]
+        found = [*_pgmq(connection)]
+        found += [Difference(Finding.MISSING, *queue) for queue in read_missing_queues(connection, domains)]
+        found += compare(expected, hashed(live))
         found += [
             difference
             for name, parent, own in read_partitions(connection, "commandbus")
             for difference in compare({("partition", name): parent}, {("partition", name): own})
         ]
-        found += [step.difference for step in steps(connection, read_names(connection))]
+        names = read_names(connection)
+        found += [Difference(Finding.CHANGED, "role", *unfit[1:]) for unfit in unfit_roles(connection, names)]
+        found += [step.difference for step in steps(connection, names)]
         live_e2e = read_schema(connection, "e2e")
         if with_e2e or live_e2e:
             found += compare(snapshot.schemas["e2e"], hashed(live_e2e))

@@ -12,7 +12,7 @@ from psycopg.errors import DeadlockDetected, InsufficientPrivilege, LockNotAvail
 from commandbus.errors import InvalidArgumentError, MigrationError, NotMigratedError
 from commandbus.migrate.connection import connected, locked_transaction, select, translated
 from commandbus.migrate.rights import steps
-from commandbus.migrate.roles import RoleNames, read_names
+from commandbus.migrate.roles import RoleNames, read_names, unfit_roles
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -49,8 +49,9 @@ def grant(
     """Bring roles, owners and rights to what `commandbus.migrate.roles` says, in one transaction.
 
     The owner's role owns tables, functions and queues of domains, public functions run with its rights, and
-    everybody else may call functions only. Every other right on schema ``commandbus`` is taken away. Missing roles
-    are made, without login. Repeat it after each migration; nothing happens when all is as it should be.
+    everybody else may call functions only. Every other right on schema ``commandbus`` is taken away, and from an owner
+    of before what it needed of PGMQ. Missing roles are made, without login. Repeat it after each migration; nothing
+    happens when all is as it should be.
 
     Args:
         url_or_connection: as for `migrate`; a superuser, or the owner of the objects with CREATEROLE.
@@ -71,12 +72,16 @@ def grant(
         recorded = read_names(connection)
         given = {"owner": owner, "app": app, "operator": operator, "readonly": readonly}
         chosen = replace(recorded or RoleNames(), **{role: name for role, name in given.items() if name is not None})
-        statements = [*_make_roles(connection, chosen), *(step.statement for step in steps(connection, chosen))]
+        former = None if recorded is None else recorded.owner
+        statements = [*_make_roles(connection, chosen), *(step.statement for step in steps(connection, chosen, former))]
         if chosen != recorded:
             statements.append(sql.SQL("comment on schema commandbus is {}").format(sql.Literal(chosen.record())))
         result = GrantResult(chosen, tuple(statement.as_string(connection) for statement in statements))
         if not dry_run:
-            _execute(connection, statements, chosen)
+            _execute(connection, statements)
+            left = steps(connection, chosen, former) if statements else []
+            if left:  # a grant of what one may not give away is only a warning
+                raise MigrationError(f"{left[0].difference} could not be mended; {_HELP}")
     if statements and not dry_run:
         logger.info("Rights granted.", extra={"statements": len(statements), "roles": asdict(chosen)})
     return result
@@ -86,26 +91,20 @@ def _make_roles(connection: Connection[Any], names: RoleNames) -> list[sql.Compo
     """Return the statements that make missing roles, and let the caller hand things over to the owner."""
     rows = select(
         connection,
-        "select r.rolname, r.rolsuper, pg_catalog.pg_has_role(r.oid, case"
-        " when current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end),"
-        " exists (select from pg_catalog.pg_roles o"
-        " where o.rolname = %s and o.oid <> r.oid and pg_catalog.pg_has_role(r.oid, o.oid, 'MEMBER'))"
+        "select r.rolname, pg_catalog.pg_has_role(r.oid, case"
+        " when current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end)"
         " from pg_catalog.pg_roles r where r.rolname = any (%s)",
-        (names.owner, list(asdict(names).values())),
+        (list(asdict(names).values()),),
     )
-    found = {name: (is_super, is_mine) for name, is_super, is_mine, _ in rows}
-    for role, name in asdict(names).items():
-        if any(row[0] == name and row[3] for row in rows):  # a superuser is a member of every role
-            raise InvalidArgumentError(role, f'must not be "{name}", which has the rights of "{names.owner}"')
+    found: dict[str, bool] = dict(rows)
+    for role, name, reason in unfit_roles(connection, names):
+        raise InvalidArgumentError(role, f'must not be "{name}": {reason}')
     statements = [
         sql.SQL("create role {} nologin").format(sql.Identifier(name))
         for name in asdict(names).values()
         if name not in found
     ]
-    is_super, is_mine = found.get(names.owner, (False, _is_superuser(connection)))
-    if is_super:
-        raise InvalidArgumentError("owner", f'must not be "{names.owner}": functions would run as a superuser')
-    if not is_mine:
+    if not found.get(names.owner, _is_superuser(connection)):
         statements.append(sql.SQL("grant {} to current_user").format(sql.Identifier(names.owner)))
     return statements
 
@@ -115,7 +114,7 @@ def _is_superuser(connection: Connection[Any]) -> bool:
     return bool(answer)
 
 
-def _execute(connection: Connection[Any], statements: list[sql.Composed], names: RoleNames) -> None:
+def _execute(connection: Connection[Any], statements: list[sql.Composed]) -> None:
     for statement in statements:
         text = statement.as_string(connection)
         with translated(text):
@@ -125,6 +124,3 @@ def _execute(connection: Connection[Any], statements: list[sql.Composed], names:
                 raise MigrationError("the tables are too busy now: nothing was changed; run it again") from None
             except InsufficientPrivilege as error:
                 raise MigrationError(f"{text}: {error.diag.message_primary}; {_HELP}") from None
-    left = steps(connection, names) if statements else []
-    if left:  # a grant of what one may not give away is only a warning
-        raise MigrationError(f"{left[0].difference} could not be mended; {_HELP}")

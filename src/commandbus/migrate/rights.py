@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
 from psycopg import sql
 
+from commandbus.migrate.catalog import read_domains
 from commandbus.migrate.connection import select
 from commandbus.migrate.difference import Difference, Finding
 from commandbus.migrate.roles import RoleNames, callers, is_internal
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-KINDS = frozenset({"owner", "security", "grant"})
+KINDS = frozenset({"owner", "security", "grant", "role"})
 """The kinds of differences that are about rights."""
 
 PUBLIC = "PUBLIC"
@@ -31,7 +32,8 @@ _LIVE: LiteralString = """
         join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and n.nspname = 'commandbus'
             or n.nspname = 'pgmq' and c.relkind in ('r', 'p')
-                and c.relname ~ '^(meta|[qa]_[a-z][a-z0-9_]{0,36}__(commands|replies))$'
+                and (c.relname = 'meta'
+                    or substring(c.relname from '^[qa]_(.*)__(?:commands|replies)$') = any (%s::text[]))
     ), objects as (
         select 1 as place, 'schema' as kind, n.nspname, n.nspname as name, null as col,
             quote_ident(n.nspname) as quoted, n.nspowner as owner, false as is_definer, false as follows,
@@ -128,33 +130,35 @@ class Step:
     statement: sql.Composed
 
 
-def steps(connection: Connection[Any], names: RoleNames | None) -> list[Step]:
+def steps(connection: Connection[Any], names: RoleNames | None, former_owner: str | None = None) -> list[Step]:
     """Return what lies between the rights in a database and those of its roles, in the order to execute it.
 
     Use it where nothing but pg_catalog is on the search_path.
 
     Args:
         names: None where nobody but the owners shall have any right, as the migrations leave it.
+        former_owner: the owner's role of before, which needs nothing of PGMQ any more.
     """
-    return [step for live in _read(connection) for step in _steps_for(live, _wanted(live, names))]
+    return [step for live in _read(connection) for step in _steps_for(live, _wanted(live, names, former_owner))]
 
 
 def _read(connection: Connection[Any]) -> list[Live]:
-    return [Live(*(*row[:-1], _grants(row[-1]))) for row in select(connection, _LIVE)]
+    return [Live(*(*row[:-1], _grants(row[-1]))) for row in select(connection, _LIVE, (read_domains(connection),))]
 
 
 def _grants(pairs: list[tuple[str, str]] | None) -> frozenset[Grant]:
     return frozenset(Grant(role, privilege) for role, privilege in pairs or ())
 
 
-def _wanted(live: Live, names: RoleNames | None) -> Wanted:
+def _wanted(live: Live, names: RoleNames | None, former_owner: str | None) -> Wanted:
     is_function = live.kind in ("function", "procedure")
     if names is None:
         nobody = frozenset[str]() if live.schema == "pgmq" else None
         return Wanted(is_definer=False if is_function and nobody is None else None, refused=nobody)
     users = frozenset({names.app, names.operator, names.readonly})
     if live.schema == "pgmq":
-        return _wanted_of_pgmq(live, names.owner, users)
+        refused = users if former_owner in (None, names.owner) else users | {former_owner or ""}
+        return _wanted_of_pgmq(live, names.owner, refused)
     if live.kind == "schema":
         own = {Grant(names.owner, "USAGE"), Grant(names.owner, "CREATE")}
         return Wanted(grants=frozenset({*own, *(Grant(user, "USAGE") for user in users)}))
@@ -164,7 +168,7 @@ def _wanted(live: Live, names: RoleNames | None) -> Wanted:
     return Wanted(owner=names.owner)
 
 
-def _wanted_of_pgmq(live: Live, owner: str, users: frozenset[str]) -> Wanted:
+def _wanted_of_pgmq(live: Live, owner: str, refused: frozenset[str]) -> Wanted:
     """Return what PGMQ's objects must be like: its queues for domains are ours, all else it shares with others."""
     needs: tuple[str, ...] = ()
     match live.kind:
@@ -176,7 +180,7 @@ def _wanted_of_pgmq(live: Live, owner: str, users: frozenset[str]) -> Wanted:
             needs = ("SELECT", "INSERT")
         case "function" | "procedure" if Grant(PUBLIC, "EXECUTE") not in live.grants:
             needs = ("EXECUTE",)
-    return Wanted(grants=frozenset(Grant(owner, need) for need in needs), refused=users)
+    return Wanted(grants=frozenset(Grant(owner, need) for need in needs), refused=refused)
 
 
 def _steps_for(live: Live, wanted: Wanted) -> Iterator[Step]:

@@ -81,6 +81,27 @@ def read_names(connection: Connection[Any]) -> RoleNames | None:
         return None  # there is no comment, or it is somebody else's
 
 
+def unfit_roles(connection: Connection[Any], names: RoleNames | None) -> list[tuple[Role, str, str]]:
+    """Return each role whose rights go beyond what `grant` gives: what it is for, its name, and what is wrong."""
+    if names is None:
+        return []
+    roles = {name: Role(role) for role, name in asdict(names).items()}
+    rows = select(
+        connection,
+        "select r.rolname, r.rolsuper from pg_catalog.pg_roles r"
+        " left join pg_catalog.pg_roles o on o.rolname = %s and o.oid <> r.oid"
+        " where r.rolname = any (%s) and (r.rolsuper or pg_catalog.pg_has_role(r.oid, o.oid, 'MEMBER'))"
+        " order by r.rolname",
+        (names.owner, list(roles)),
+    )
+    return [
+        (roles[name], name, "functions would run as a superuser")
+        if roles[name] is Role.OWNER
+        else (roles[name], name, "is a superuser" if is_super else f'has the rights of "{names.owner}"')
+        for name, is_super in rows
+    ]
+
+
 _EVERYBODY = frozenset({Role.APP, Role.OPERATOR, Role.READONLY})
 _APP = frozenset({Role.APP})
 _OPERATOR = frozenset({Role.OPERATOR})

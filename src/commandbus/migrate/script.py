@@ -8,6 +8,7 @@ from psycopg import sql
 
 from commandbus.migrate.connection import LOCK_KEY, OPENING
 from commandbus.migrate.history import CREATE
+from commandbus.migrate.psql_text import as_psql_reads_it
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,9 @@ def psql_script(
         pgmq: what to install before.
         migrations: what to apply, each with the SQL to run.
         last_rank: of the history's rows; None when there is no history.
+
+    Raises:
+        MigrationError: psql would take a part of a file for a command of its own.
     """
     head = f"-- commandbus: what is pending in database {database!r}.\n"
     if not migrations:
@@ -64,6 +68,6 @@ def _preparation(pgmq: PgmqSql | None) -> str:
 def _one_file(migration: Migration, text: str, rank: int) -> str:
     names = (migration.version, migration.description, migration.script, migration.checksum)
     record = _RECORD.format(rank, *names).as_string(None)
-    return (
-        f"-- {migration.script}\n{_BEGIN}{record}{text}{_END_OF_FILE}{_TIME.format(rank)}reset search_path;\ncommit;\n"
-    )
+    name = " ".join(migration.script.splitlines())  # whatever a directory is called
+    text = as_psql_reads_it(migration, text)
+    return f"-- {name}\n{_BEGIN}{record}{text}{_END_OF_FILE}{_TIME.format(rank)}reset search_path;\ncommit;\n"

@@ -134,7 +134,15 @@ def _difference(migration: Migration, entry: Entry) -> str | None:
         # Another text is no fault, it is applied again. Flyway refuses this one case, and so must we.
         if entry.checksum == migration.checksum or not migration.matches(entry.checksum):
             return None
-        return 'was applied without its placeholders replaced: run "commandbus migrate repair"'
+        return (
+            "was applied without its placeholders replaced: change the file, if only a comment, to apply it again,"
+            ' or run "commandbus migrate repair" to leave it as it was applied'
+        )
+    if migration.description != entry.description and entry.checksum not in (None, migration.checksum):
+        return (
+            f"has the version of {entry.script}, which the history has:"
+            " where that is another project's, give one of the two a history table of its own"
+        )
     if entry.checksum not in (None, migration.checksum):
         return f"{changed} its checksum is {migration.checksum}, the history has {entry.checksum}"
     if entry.description != migration.description:

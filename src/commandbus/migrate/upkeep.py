@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from commandbus.errors import InvalidArgumentError, MigrationError
 from commandbus.migrate import history
-from commandbus.migrate.connection import connected, locked_transaction
+from commandbus.migrate.connection import connected, locked_transaction, select
 from commandbus.migrate.files import LONGEST_DESCRIPTION, LONGEST_VERSION, discover, version_order
 from commandbus.migrate.placeholders import NO_PLACEHOLDERS, Placeholders
 from commandbus.migrate.states import is_missing
@@ -95,6 +95,7 @@ def baseline(
     *,
     version: str = "1",
     description: str = history.BASELINE_DESCRIPTION,
+    directories: Path | str | Iterable[Path | str] | None = None,
 ) -> bool:
     """Let a database that has no history yet begin one: everything up to *version* counts as applied.
 
@@ -102,12 +103,14 @@ def baseline(
         url_or_connection: as for `migrate`.
         version: the last one that the database has already; "0" for none.
         description: what the history says of it.
+        directories: where the files are whose versions these are; by default the library's own.
 
     Returns:
         False when the same baseline is there already.
 
     Raises:
-        MigrationError: there is another baseline, or migrations were applied.
+        MigrationError: there is another baseline, or migrations were applied; or the version is one of the library's,
+            and there is no schema ``commandbus`` that it could stand for.
         InvalidArgumentError: *version* is none, or *description* is empty or too long.
     """
     if not re.fullmatch(r"[0-9]+(?:[._][0-9]+)*", version) or len(version) > LONGEST_VERSION:
@@ -115,6 +118,7 @@ def baseline(
     if not 0 < len(description) <= LONGEST_DESCRIPTION:
         raise InvalidArgumentError("description", f"must have 1 to {LONGEST_DESCRIPTION} characters")
     version = version.replace("_", ".")
+    discover(directories)
     with connected(url_or_connection) as connection, locked_transaction(connection):
         past = history.read(connection)
         if past.baseline is not None:
@@ -122,9 +126,18 @@ def baseline(
             return False
         if past.has_migrations:
             raise MigrationError("the history has migrations already, so it cannot begin with a baseline")
+        if directories is None and version_order(version) > (0,) and not _has_schema(connection):
+            raise MigrationError(
+                f"there is no schema commandbus, so version {version} cannot be there already:"
+                ' run "commandbus migrate", which needs no baseline'
+            )
         history.create(connection)
         history.record_baseline(connection, version, description)
     return True
+
+
+def _has_schema(connection: Connection[Any]) -> bool:
+    return bool(select(connection, "select from pg_catalog.pg_namespace where nspname = 'commandbus'"))
 
 
 def _check_same(found: Entry, version: str, description: str) -> None:

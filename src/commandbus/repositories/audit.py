@@ -18,11 +18,14 @@ class PostgresAuditLogger(Repository):
         Args:
             domain: the command's domain.
             command_id: the command it is about.
-            event_type: any name; those of `AuditEventType` are the library's.
+            event_type: any name but those of `AuditEventType`, which are the library's.
             details: JSON text of an object.
 
         Returns:
             The event's audit_id.
+
+        Raises:
+            InvalidOperationError: *event_type* is one of the library's (CB006).
 
         Source: ``commandbus.log_event``.
         """

@@ -3,7 +3,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from psycopg.errors import LockNotAvailable
@@ -17,7 +18,8 @@ from commandbus.sync.repositories._base import check_pool, settings_of
 logger = logging.getLogger(__name__)
 
 MONTHS_AHEAD = 3
-_STEP = 10_000
+STEP = 10_000
+"""Most rows that a step removes, but for a batch, which goes as a whole."""
 
 Progress = Callable[[str, int], None]
 T = TypeVar("T")
@@ -40,23 +42,29 @@ class Maintenance:
 
     def __init__(self, pool: ConnectionPool[Any], settings: CommandBusSettings | None = None) -> None:
         self._settings = settings_of(check_pool(pool)) if settings is None else settings
+        self._pool = pool
         self._steps = PostgresMaintenance(pool)
 
-    def run(self, on_progress: Progress | None = None) -> MaintenanceReport:
+    def run(self, on_progress: Progress | None = None, *, dry_run: bool = False) -> MaintenanceReport:
         """Make partitions, and remove everything that the settings do not keep.
 
         Args:
             on_progress: called after each step that deleted rows, with their kind and their number.
+            dry_run: undo the first step of each kind at once, and take no other.
 
         Returns:
-            What was done. It is not complete when another session was at it, or held for longer than a second what
-            had to change; then a later run does the rest.
+            What was done, or what the first steps would do. It is not complete when another session was at it, or held
+            for longer than a second what had to change; then a later run does the rest.
         """
         report = MaintenanceReport()
         is_complete = True
-        for part in (self._make_partitions, self._forget_audit, self._prune_commands, self._prune_domains):
+        for part in (_make_partitions, _forget_audit, _prune_commands, _prune_domains):
             try:
-                part(report, on_progress or _ignore)
+                if dry_run:
+                    with self._pool.connection() as connection, connection.transaction(force_rollback=True):
+                        part(_Round(self._steps.on(connection), self._settings, report, on_progress, dry_run))
+                else:
+                    part(_Round(self._steps, self._settings, report, on_progress, dry_run))
             except _BusyError:
                 is_complete = False
                 break
@@ -70,68 +78,79 @@ class Maintenance:
                 "partitions_dropped": report.partitions_dropped,
                 "deleted": report.deleted,
                 "is_complete": report.is_complete,
+                "dry_run": dry_run,
             },
         )
         return report
 
-    def _make_partitions(self, report: MaintenanceReport, _: Progress) -> None:
-        report.partitions_made.extend(_unless_busy(self._steps.make_partitions(MONTHS_AHEAD)))
 
-    def _forget_audit(self, report: MaintenanceReport, on_progress: Progress) -> None:
-        days = self._settings.keep_audit_days
-        if days is None:
-            return
-        deleted = _STEP
-        while deleted == _STEP:
-            deleted = _unless_busy(self._steps.prune_audit(days))
-            _count(report, "audit", deleted, on_progress)
-        while dropped := _unless_busy(self._steps.drop_partitions(days)):
-            report.partitions_dropped.extend(name for name in dropped if name not in report.partitions_dropped)
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One part of a run."""
 
-    def _prune_commands(self, report: MaintenanceReport, on_progress: Progress) -> None:
-        if self._settings.keep_commands_days is not None:
-            place = None
-            while True:
-                step = _unless_busy(self._steps.prune_commands(self._settings.keep_commands_days, place))
-                _count(report, "commands", step.deleted, on_progress)
-                place = step.resume_at
-                if place is None:
-                    break
-        if self._settings.keep_payloads_days is not None:
-            after = None
-            while True:
-                deleted, after = _unless_busy(self._steps.prune_payloads(self._settings.keep_payloads_days, after))
-                _count(report, "payloads", deleted, on_progress)
-                if after is None:
-                    break
+    steps: PostgresMaintenance
+    keep: CommandBusSettings
+    report: MaintenanceReport
+    on_progress: Progress | None
+    dry_run: bool
 
-    def _prune_domains(self, report: MaintenanceReport, on_progress: Progress) -> None:
-        keep = self._settings
-        for kind, days, prune in (
-            ("batches", keep.keep_commands_days, self._steps.prune_batches),
-            ("archives", keep.keep_archives_days, self._steps.prune_archives),
-            ("replies", keep.keep_replies_days, self._steps.prune_replies),
-        ):
-            if days is None:
-                continue
-            for domain in self._steps.list_domains():
-                deleted = _STEP
-                while deleted >= _STEP:
-                    deleted = _unless_busy(prune(domain, days))
-                    _count(report, kind, deleted, on_progress)
+    def walk(self, kind: str, days: int | None, prune: Callable[[int, Any], Any]) -> None:
+        """Prune from place to place, until there is no next one."""
+        place = None
+        while days is not None:
+            deleted, place = _unless_busy(prune(days, place))
+            self._count(kind, deleted)
+            if place is None or self.dry_run:
+                break
+
+    def empty(self, kind: str, prune: Callable[[], int | None]) -> None:
+        """Prune until a step finds less than it could take."""
+        deleted = STEP
+        while deleted >= STEP:
+            deleted = _unless_busy(prune())
+            self._count(kind, deleted)
+            if self.dry_run:
+                break
+
+    def _count(self, kind: str, rows: int) -> None:
+        self.report.deleted[kind] = self.report.deleted.get(kind, 0) + rows
+        if rows and self.on_progress is not None:
+            self.on_progress(kind, rows)
+
+
+def _make_partitions(now: _Round) -> None:
+    now.report.partitions_made.extend(_unless_busy(now.steps.make_partitions(MONTHS_AHEAD)))
+
+
+def _forget_audit(now: _Round) -> None:
+    days = now.keep.keep_audit_days
+    if days is None:
+        return
+    now.empty("audit", partial(now.steps.prune_audit, days))
+    while dropped := _unless_busy(now.steps.drop_partitions(days)):
+        new = [name for name in dropped if name not in now.report.partitions_dropped]
+        now.report.partitions_dropped.extend(new)
+        if now.dry_run and not new:
+            break  # all have been emptied, and are dropped next
+
+
+def _prune_commands(now: _Round) -> None:
+    now.walk("commands", now.keep.keep_commands_days, now.steps.prune_commands)
+    now.walk("payloads", now.keep.keep_payloads_days, now.steps.prune_payloads)
+
+
+def _prune_domains(now: _Round) -> None:
+    for kind, days, prune in (
+        ("batches", now.keep.keep_commands_days, now.steps.prune_batches),
+        ("archives", now.keep.keep_archives_days, now.steps.prune_archives),
+        ("replies", now.keep.keep_replies_days, now.steps.prune_replies),
+    ):
+        if days is not None:
+            for domain in now.steps.list_domains():
+                now.empty(kind, partial(prune, domain, days))
 
 
 def _unless_busy(found: T | None) -> T:
     if found is None:
         raise _BusyError
     return found
-
-
-def _count(report: MaintenanceReport, kind: str, rows: int, on_progress: Progress) -> None:
-    report.deleted[kind] = report.deleted.get(kind, 0) + rows
-    if rows:
-        on_progress(kind, rows)
-
-
-def _ignore(_kind: str, _rows: int) -> None:
-    """Tell nobody."""

@@ -5,6 +5,7 @@ import logging
 import random
 
 import psycopg
+from psycopg.errors import InsufficientPrivilege
 
 from commandbus.errors import CommandBusError
 from commandbus.maintenance import Maintenance
@@ -16,13 +17,25 @@ _INTERVAL = 3_600.0
 
 
 async def keep_house(maintenance: Maintenance) -> None:
-    """Run *maintenance* soon, then about every hour, until cancelled. A failure is logged, and tried again then."""
+    """Run *maintenance* soon, then about every hour, until cancelled.
+
+    A failure is logged, and tried again then. That the worker's role may not remove anything is said once.
+    """
+    is_refused = False
     pause = random.uniform(*_FIRST)  # noqa: S311  (spreads workers)
     while True:
         await asyncio.sleep(pause)
         try:
             await maintenance.run()
-        except (psycopg.Error, CommandBusError) as error:
+        except InsufficientPrivilege as error:
+            if not is_refused:
+                logger.warning(
+                    "nothing old is removed here: that needs a member of the operator's role, by default"
+                    " commandbus_operator; unset COMMANDBUS_KEEP_..._DAYS here, and run commandbus maintain as one",
+                    extra={"refused": error.diag.message_primary},
+                )
+            is_refused = True
+        except (psycopg.Error, CommandBusError, OSError) as error:
             logger.warning(
                 "maintenance failed, trying again later",
                 extra={"error": type(error).__name__, "sqlstate": getattr(error, "sqlstate", None)},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from commandbus.cli.checks.check import Check, ok, problem, warning
+from commandbus.cli.output import counted
 from commandbus.sync.pool import CommandBusPool
 from commandbus.worker.connections import OWN_CONNECTIONS
 
@@ -30,17 +31,12 @@ class Plan:
     Attributes:
         processes: of all machines together.
         pool_size: most connections of a process's pool for handlers.
-        listens: each process has one more connection for LISTEN.
+        listens: each process has one more connection for LISTEN, past any pooler.
     """
 
     processes: int
     pool_size: int
     listens: bool
-
-    @property
-    def connections(self) -> int:
-        """How many they may need together."""
-        return self.processes * (self.pool_size + OWN_CONNECTIONS + self.listens)
 
 
 def check_connections(pool: CommandBusPool, plan: Plan | None) -> Iterator[Check]:
@@ -61,14 +57,22 @@ def check_connections(pool: CommandBusPool, plan: Plan | None) -> Iterator[Check
 
 
 def _judge(plan: Plan, available: int, is_pooled: bool) -> Check:
-    need = plan.connections
-    each = need // plan.processes
-    words = f"{plan.processes} processes with up to {each} connections each need {need}"
+    each = plan.pool_size + OWN_CONNECTIONS + (plan.listens and not is_pooled)
+    need = plan.processes * each
+    direct = plan.processes * plan.listens if is_pooled else need
+    words = f"{counted(plan.processes, 'process')} with up to {each} connections each need {need}"
     facts = {"processes": plan.processes, "connections_each": each, "needed": need, "available": available}
     if is_pooled:
+        facts["to_listen"] = direct
+        words += " of PgBouncer's, whose limits this cannot see"
+        words += f", and {direct} past it to LISTEN" if direct else ""
+    if not is_pooled or direct:
+        words += f", and others leave them {available} of the server's"
+    if direct > available:
+        less = "COMMANDBUS_NOTIFY=false" if is_pooled else "a lower COMMANDBUS_POOL_MAX_SIZE"
+        run = f"fewer processes, {less}, or max_connections raised by {direct - available}"
+        return problem("connection budget", words, run, **facts)
+    if is_pooled:
         run = f"in PgBouncer: max_client_conn of at least {need}, and see SHOW POOLS for cl_waiting"
-        return warning("connection budget", f"{words}, of PgBouncer's, whose limits this cannot see", run, **facts)
-    if need > available:
-        run = f"fewer processes, a lower COMMANDBUS_POOL_MAX_SIZE, or max_connections raised by {need - available}"
-        return problem("connection budget", f"{words}, and others leave them {available}", run, **facts)
-    return ok("connection budget", f"{words}, and others leave them {available}", **facts)
+        return warning("connection budget", words, run, **facts)
+    return ok("connection budget", words, **facts)

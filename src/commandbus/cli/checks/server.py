@@ -8,6 +8,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from commandbus.cli.checks.check import Check, ok, problem, warning
+from commandbus.cli.output import counted
 from commandbus.migrate import roles_of, verify
 from commandbus.migrate.rights import KINDS
 from commandbus.sync.pool import CommandBusPool
@@ -89,10 +90,10 @@ def check_schema(pool: CommandBusPool, url: str) -> Iterator[Check]:
     if not differences:
         yield ok("schema", "as the migrations make it", differences=[])
     elif all(difference.kind in KINDS for difference in differences):
-        found = f"{len(lines)} rights are not as they should be: {told}"
+        found = f"{counted(len(lines), 'right')} to be mended: {told}"
         yield warning("schema", found, "commandbus verify, then commandbus grant", differences=lines)
     else:
-        found = f"{len(lines)} differences from the migrations: {told}"
+        found = f"{counted(len(lines), 'difference')} from the migrations: {told}"
         yield problem("schema", found, "commandbus verify", differences=lines)
     names = roles_of(url)
     if names is None:
