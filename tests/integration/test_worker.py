@@ -17,6 +17,7 @@ from commandbus import (
     CommandBusPool,
     CommandStatus,
     HandlerContext,
+    HandlerRegistry,
     PermanentCommandError,
     RetryPolicy,
     TransientCommandError,
@@ -297,3 +298,18 @@ async def test_no_payload_result_or_exception_text_is_logged(
     assert "C4NARY" not in repr(quiet)
     audited = await rows(pool, "select details::text from commandbus.audit where command_id <> %s", bad)
     assert "C4NARY" not in repr(audited)
+
+
+async def test_the_log_names_the_users_line_when_sql_fails(
+    bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask(_: Command, context: HandlerContext) -> None:
+        await context.connection.execute("select nothing from nowhere")
+
+    registry = HandlerRegistry()
+    registry.register(DOMAIN, "ask", ask, transactional=True)
+    ids = [await send(bus, "ask", max_attempts=1), await send(bus, "nobody knows it", max_attempts=1)]
+    async with running(make_worker(pool, registry)):
+        await reached(bus, ids, IN_TSQ)
+    places = {record.__dict__["command_id"]: record.__dict__["at"] for record in caplog.records if "at" in vars(record)}
+    assert places == {ids[0]: f"{__file__}:{ask.__code__.co_firstlineno + 1}", ids[1]: None}

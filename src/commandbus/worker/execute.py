@@ -1,7 +1,6 @@
 """Runs one command's handler and decides what becomes of the attempt."""
 
 import logging
-import traceback
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from typing import Any
@@ -15,6 +14,7 @@ from commandbus.handlers import HandlerRegistry, Registration
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.repositories._base import translate
 from commandbus.retry import Outcome, RetryPolicy, Settlement, settle_error, settle_success
+from commandbus.worker.places import place_of
 from commandbus.worker.received import ReceivedCommand
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ class Runner:
                 max_attempts=received.context.max_attempts,
                 policy=self._policy,
             )
-            _log_failure(received, error, settlement)
+            registration = self._registry.registration(received.command.domain, received.command.command_type)
+            _log_failure(received, error, settlement, registration)
             return settlement
 
     async def _attempt(self, received: ReceivedCommand) -> Settlement | None:
@@ -135,9 +136,10 @@ class Runner:
             raise
 
 
-def _log_failure(received: ReceivedCommand, error: BaseException, settlement: Settlement) -> None:
+def _log_failure(
+    received: ReceivedCommand, error: BaseException, settlement: Settlement, registration: Registration | None
+) -> None:
     """Say what failed and where. The error's text can hold a payload: it is stored, and logged at DEBUG only."""
-    frames = traceback.extract_tb(error.__traceback__)
     command = received.command
     logger.warning(
         "attempt failed",
@@ -148,7 +150,7 @@ def _log_failure(received: ReceivedCommand, error: BaseException, settlement: Se
             "attempt": received.context.attempt,
             "outcome": settlement.outcome,
             "error_code": settlement.error_code,
-            "at": f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
+            "at": None if registration is None else place_of(error, registration.fn),
         },
     )
     logger.debug("handler raised", extra={"command_id": command.command_id}, exc_info=error)
