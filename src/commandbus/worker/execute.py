@@ -7,9 +7,10 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from commandbus.errors import HandlerNotFoundError, StaleLeaseError
+from commandbus.errors import HandlerNotFoundError, PermanentCommandError, StaleLeaseError
 from commandbus.handlers import HandlerRegistry, Registration
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.repositories._base import translate
@@ -114,6 +115,7 @@ class Runner:
         await transaction.__aenter__()
         try:
             result = await registration.run(received.command, received.context)
+            _check_open(connection)
         except BaseException as error:
             await transaction.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -134,6 +136,20 @@ class Runner:
                 # Nothing is left to say so in the audit. Giving the lease back, which is refused as well, does.
                 raise _RolledBackError(RELEASE) from None
             raise
+
+
+def _check_open(connection: AsyncConnection[Any]) -> None:
+    """Refuse a handler that ended its transaction by SQL text: the settle would commit without what it wrote.
+
+    To run it again would repeat what it committed, so an operator decides. The client knows the transaction's status
+    without asking; a handler that also begins another transaction is not found out.
+    """
+    if connection.info.transaction_status is TransactionStatus.IDLE:
+        raise PermanentCommandError(
+            "TRANSACTION_ENDED",
+            "the handler ended the transaction of context.connection itself, with commit or rollback as SQL: what it"
+            " wrote did not wait for the completion of its command; take that statement out",
+        )
 
 
 def _log_failure(
