@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from commandbus import (
     CommandStatus,
     HandlerContext,
     InvalidOperationError,
+    PermanentCommandError,
     StaleLeaseError,
     Worker,
 )
@@ -29,6 +31,7 @@ from tests.integration.live import (
     events,
     last_error,
     make_worker,
+    raises,
     reached,
     registry_of,
     replies_to,
@@ -150,6 +153,50 @@ async def test_stop_with_a_timeout_cancels_handlers_and_their_commands_are_retri
     gate.may_end.set()
     async with running(make_worker(pool, registry_of(charge=gate))):
         await reached(bus, command_id)
+
+
+async def test_a_worker_says_at_its_end_what_it_did(
+    bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def nothing(*_: object) -> None:
+        pass
+
+    gate = Gate()
+    registry = registry_of(charge=gate, fail=raises(PermanentCommandError("NO", "never")))
+    registry.register(DOMAIN, "transfer", nothing, transactional=True)
+    caplog.set_level(logging.INFO, "commandbus.worker")
+    ended = [await send(bus, "fail"), await send(bus, "transfer")]
+    worker = make_worker(pool, registry)
+    async with running(worker, concurrency=2):
+        await reached(bus, ended[0], CommandStatus.IN_TROUBLESHOOTING_QUEUE)
+        await reached(bus, ended[1])
+        await send_many(bus, 5)
+        await gate.began.wait()
+        stopping = asyncio.create_task(worker.stop())
+        await asyncio.sleep(0)
+        gate.may_end.set()
+        await asyncio.wait_for(stopping, 5)
+    attempted = [command_id for command_id in await bus.query_commands(domain=DOMAIN) if command_id.attempts]
+    (said,) = [record for record in caplog.records if record.getMessage() == "worker stopped"]
+    assert said.levelname == "INFO"
+    assert (said.__dict__["done"], said.__dict__["domain"]) == (len(attempted), DOMAIN)
+    released = await rows(pool, "select 1 from commandbus.audit where event_type = 'RELEASED'")
+    assert said.__dict__["given_back"] == len(released)
+
+
+async def test_a_cancelled_worker_says_what_it_did_too(
+    bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "commandbus.worker")
+    gate = Gate()
+    await send(bus)
+    run = asyncio.create_task(make_worker(pool, registry_of(charge=gate)).run())
+    await gate.began.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    (said,) = [record for record in caplog.records if record.getMessage() == "worker stopped"]
+    assert (said.__dict__["done"], said.__dict__["given_back"]) == (1, 0)
 
 
 async def test_a_stop_while_the_worker_starts_is_heard(bus: CommandBus, pool: CommandBusPool) -> None:

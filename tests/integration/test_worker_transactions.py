@@ -174,7 +174,9 @@ async def test_an_error_that_comes_with_the_commit_is_the_handlers(bus: CommandB
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
-@pytest.mark.parametrize(("statement", "count"), [("commit", 1), ("rollback", 0), ("end", 1), ("abort and no chain", 0)])
+@pytest.mark.parametrize(
+    ("statement", "count"), [("commit", 1), ("rollback", 0), ("end", 1), ("abort and no chain", 0)]
+)
 async def test_a_handler_that_ends_its_transaction_in_sql_waits_for_an_operator(
     bus: CommandBus, pool: CommandBusPool, database_url: str, statement: str, count: int, autocommit: bool
 ) -> None:
