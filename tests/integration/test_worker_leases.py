@@ -117,6 +117,44 @@ async def test_a_handler_whose_lease_is_lost_is_stopped_and_cannot_extend_it(
     assert await events(bus, command_id) == ["SENT", "RECEIVED", "RECEIVED", "STALE_SETTLE", "COMPLETED"]
 
 
+async def test_no_more_commands_are_leased_than_can_run(bus: CommandBus, pool: CommandBusPool) -> None:
+    gate = Gate()
+    await send_many(bus, 6)
+    worker = make_worker(pool, registry_of(charge=gate))
+    async with running(worker, concurrency=2, poll_interval=0.01):
+        await gate.began.wait()
+        await asyncio.sleep(0.3)  # in which a worker that takes too many would do so
+        assert worker.in_flight_count == 2
+        assert await value(pool, "select count(*) from commandbus.audit where event_type = 'RECEIVED'") == 2
+        gate.may_end.set()
+
+
+async def test_a_worker_whose_settles_wait_takes_no_more(bus: CommandBus, pool: CommandBusPool) -> None:
+    ids = await send_many(bus, 40)
+    runs = 0
+
+    async with pool.connection() as other, other.transaction():
+
+        async def charge(command: Command, _: HandlerContext) -> None:
+            nonlocal runs
+            runs += 1
+            if command.command_id == ids[0]:  # its settle, and so every later one, waits for this
+                await other.execute("select from commandbus.command where command_id = %s for update", [ids[0]])
+
+        worker = make_worker(pool, registry_of(charge=charge))
+        run = asyncio.create_task(worker.run(concurrency=2, poll_interval=0.01))
+
+        async def is_full() -> bool:
+            return runs > 2 * 2
+
+        await until(is_full)
+        await asyncio.sleep(0.3)  # in which a worker that takes too many would do so
+        assert runs <= 3 * 2 + 1
+    await reached(bus, ids)
+    await worker.stop()
+    await run
+
+
 async def test_stop_waits_for_handlers_and_gives_back_what_has_not_begun(bus: CommandBus, pool: CommandBusPool) -> None:
     gate = Gate()
     ids = await send_many(bus, 5)
