@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import threading
 import time
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -176,6 +178,27 @@ async def test_stop_waits_for_handlers_and_gives_back_what_has_not_begun(bus: Co
     assert visible == 3
 
 
+async def test_what_arrives_while_the_worker_stops_is_given_back(bus: CommandBus, pool: CommandBusPool) -> None:
+    gate = Gate()
+    worker = make_worker(pool, registry_of(charge=gate))
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    async with running(worker, poll_interval=0.01):
+        async with pool.connection() as other, other.transaction():
+            await other.execute(f"lock table pgmq.q_{QUEUE}".encode())
+            sent = await bus.send(DOMAIN, "charge", uuid4(), {}, conn=other)
+
+            async def is_receiving() -> bool:
+                return int(await value(pool, waiting)) > 0
+
+            await until(is_receiving)
+            stopping = asyncio.create_task(worker.stop())
+            await asyncio.sleep(0)
+        await asyncio.wait_for(stopping, 5)
+    assert await events(bus, sent.command_id) == ["SENT", "RECEIVED", "RELEASED"]
+    assert gate.runs == 0
+    assert len(await Worker(pool, DOMAIN).receive()) == 1
+
+
 async def test_stop_with_a_timeout_cancels_handlers_and_their_commands_are_retried(
     bus: CommandBus, pool: CommandBusPool
 ) -> None:
@@ -282,6 +305,11 @@ async def test_commands_taken_by_hand_end_as_the_caller_says(bus: CommandBus, po
     received = await worker.receive(batch_size=10)
     assert [one.command.command_id for one in received] == ids
     assert [one.metadata.status for one in received] == [CommandStatus.IN_PROGRESS] * 6
+    assert [one.metadata for one in received] == [
+        dataclasses.replace(stored, updated_at=stored.created_at)
+        for stored in [await bus.get_command(DOMAIN, command_id) for command_id in ids]
+        if stored is not None
+    ]
     assert await worker.receive() == []
     await worker.complete(received[0], {"by": "hand"})
     await worker.fail(received[1], BusinessRuleException("LATER", "it may work later"))
@@ -331,3 +359,9 @@ async def test_a_command_taken_by_hand_can_be_kept(bus: CommandBus, pool: Comman
     await worker.complete(received)
     with pytest.raises(StaleLeaseError):
         await received.context.extend_visibility(100)
+
+
+async def test_a_command_without_a_reply_queue_says_none(bus: CommandBus, pool: CommandBusPool) -> None:
+    await send(bus)
+    (received,) = await Worker(pool, DOMAIN).receive()
+    assert (received.metadata.reply_to, received.command.reply_to) == (None, None)
