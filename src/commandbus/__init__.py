@@ -3,6 +3,7 @@
 Everything public is here; `commandbus.sync` has the same names for code without an event loop.
 """
 
+from commandbus import _interrupt  # noqa: F401  (first: ctrl-c may come while the rest is imported)
 from commandbus.bus import CommandBus
 from commandbus.errors import (
     AuthenticationFailedError,

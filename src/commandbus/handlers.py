@@ -61,6 +61,8 @@ class HandlerContext:
     def connection(self) -> "AsyncConnection[Any]":
         """The open transaction that ends with the command: what is written here counts once, or not at all.
 
+        A handler must not end it: one that runs ``commit`` or ``rollback`` leaves its command to an operator.
+
         Raises:
             InvalidOperationError: the handler was registered without ``transactional=True``.
         """

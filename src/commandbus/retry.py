@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -165,6 +166,21 @@ def settle_error(error: BaseException, *, attempt: int, max_attempts: int, polic
 
 _COMPLETED = Settlement(Outcome.COMPLETED)
 
+# How psycopg's own sentences about SQL begin: they name placeholders and types, never values. Others quote connection
+# strings, or values that it cannot convert.
+_PSYCOPG_ON_SQL = (
+    "the query has ",
+    "query parameter missing: ",
+    "cannot adapt type ",
+    "only '%s', '%b', '%t' are allowed as placeholders",
+    "incomplete placeholder: '%';",
+    "positional and named placeholders cannot be mixed",
+    "the last operation didn't produce records",
+    "the cursor is closed",
+    "the connection is closed",
+)
+_PSYCOPG_ON_DATA = "psycopg's sentence may quote data or a password and is not kept; see the log at DEBUG"
+
 
 def _describe(error: BaseException) -> tuple[str, str, str | None]:
     """Return code, text and details (JSON text) of an exception, as they can be stored."""
@@ -177,17 +193,22 @@ def _describe(error: BaseException) -> tuple[str, str, str | None]:
         case ValidationError():
             code, message = type(error).__name__, describe_validation_error(error)
         case _ if hasattr(error, "sqlstate") and hasattr(error, "diag") and hasattr(error.diag, "message_primary"):
-            # The whole text of a database error can quote the row or the JSON that it is about; of a data exception
-            # (class 22) even the primary message quotes the value.
-            state = error.sqlstate or "no SQLSTATE"
-            primary = (
-                error.diag.message_primary
-                or "raised by psycopg itself, which may quote a password; see the log at DEBUG"
-            )
-            code, message = type(error).__name__, state if state.startswith("22") else f"{state}: {primary}"
+            code, message = type(error).__name__, _text_of_database_error(error)
         case _:
             code, message = type(error).__name__, _text_of(error)
     return clean_text(code, MAX_CODE_LENGTH), clean_text(message), details
+
+
+def _text_of_database_error(error: Any) -> str:  # noqa: ANN401  (one of psycopg's, which is not known on this floor)
+    """Return what is wrong, without the data that the whole text of the error can quote."""
+    state, primary = error.sqlstate, error.diag.message_primary
+    if not primary:
+        text = str(error)
+        return text if text.startswith(_PSYCOPG_ON_SQL) else f"{state or 'no SQLSTATE'}: {_PSYCOPG_ON_DATA}"
+    if (state or "").startswith("22"):  # a data exception
+        return f"{state}: the server's sentence quotes the value and is not kept"
+    position = getattr(error.diag, "statement_position", None)
+    return f"{state or 'no SQLSTATE'}: {primary}" + (f", at character {position} of the SQL" if position else "")
 
 
 def _text_of(error: BaseException) -> str:

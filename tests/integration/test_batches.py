@@ -25,6 +25,7 @@ from commandbus import (
     QueueNotFoundError,
     ReplyTimeoutError,
     TroubleshootingQueue,
+    Worker,
 )
 from tests.integration.live import (
     DOMAIN,
@@ -218,3 +219,9 @@ async def test_batches_are_listed_newest_first_by_status_and_page(bus: CommandBu
     commands = await bus.list_batch_commands(DOMAIN, made[0], status=CommandStatus.COMPLETED)
     assert len(commands) == 2
     assert await bus.list_batch_commands(DOMAIN, made[0], limit=1, offset=1) == commands[1:]
+
+
+async def test_a_handler_is_told_its_batch(bus: CommandBus, pool: CommandBusPool) -> None:
+    made = await bus.create_batch(DOMAIN, batch_commands(1))
+    (received,) = await Worker(pool, DOMAIN).receive()
+    assert (received.context.batch_id, received.metadata.batch_id) == (made.batch_id, made.batch_id)

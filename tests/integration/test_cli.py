@@ -20,7 +20,7 @@ from commandbus import (
     Worker,
     __version__,
 )
-from tests.cli_process import COMMAND, Cli, environment
+from tests.cli_process import COMMAND, Cli, environment, wait_for
 from tests.support import missing, scratch_directory
 
 DOMAIN = "payments"
@@ -213,6 +213,42 @@ def test_bad_lines_are_named_and_stop_everything(cli: Cli) -> None:
 
 def test_a_call_that_nobody_answers_says_so(cli: Cli) -> None:
     assert "no reply to command" in cli.refusal("call", DOMAIN, "Debit", "{}", "--timeout", 0.1, code=1)
+
+
+def test_a_call_whose_command_waits_for_an_operator_says_why_and_what_to_do(cli: Cli) -> None:
+    (cli.directory / "app.py").write_text(
+        "from commandbus import HandlerRegistry, PermanentCommandError\n"
+        "registry = HandlerRegistry()\n"
+        f"@registry.handler({DOMAIN!r}, 'Debit')\n"
+        "def debit(command, context):\n"
+        "    raise PermanentCommandError('NO_ACCOUNT', 'the account is closed')\n"
+    )
+    with cli.started("worker", "app:registry", "--domain", DOMAIN, "--log-format", "json"):
+        wait_for(lambda: any(line["message"] == "worker started" for line in cli.log()))
+        said = cli.refusal("call", DOMAIN, "Debit", "{}", "--timeout", 2, code=1)
+        document = json.loads(cli.refusal("call", DOMAIN, "Debit", "{}", "--timeout", 2, "--json", code=1))
+    (item, *_) = cli.json("tsq", "list", DOMAIN)
+    assert "waits for an operator: PERMANENT NO_ACCOUNT: the account is closed" in said
+    assert f'"commandbus tsq show {DOMAIN} {item["command_id"]}"' in said
+    for verdict in ("retry", "cancel", "complete"):
+        assert f"tsq {verdict}" in said
+    error = document["error"]
+    facts = {name: error[name] for name in ("status", "error_type", "error_code", "error_message")}
+    assert facts == {
+        "status": "IN_TROUBLESHOOTING_QUEUE",
+        "error_type": "PERMANENT",
+        "error_code": "NO_ACCOUNT",
+        "error_message": "the account is closed",
+    }
+    assert UUID(error["command_id"])
+
+
+@pytest.mark.parametrize("command", ["send", "call"])
+@pytest.mark.parametrize(("data", "stdin"), [("", ""), ("  ", ""), ("-", ""), ("-", "\n")])
+def test_empty_data_is_no_empty_object(cli: Cli, command: str, data: str, stdin: str) -> None:
+    said = cli.refusal(command, DOMAIN, "Debit", data, code=2, stdin=stdin)
+    assert said == "commandbus: data: is empty; write {} for no data\n"
+    assert cli.json("queue", "stats", DOMAIN)[0]["length"] == 0
 
 
 def test_batches_are_listed_shown_and_waited_for(cli: Cli) -> None:

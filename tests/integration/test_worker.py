@@ -6,7 +6,9 @@ import asyncio
 import logging
 import threading
 import time
+from typing import Any
 
+import psycopg
 import pytest
 from pydantic import BaseModel
 
@@ -17,6 +19,7 @@ from commandbus import (
     CommandBusPool,
     CommandStatus,
     HandlerContext,
+    HandlerRegistry,
     PermanentCommandError,
     RetryPolicy,
     TransientCommandError,
@@ -297,3 +300,70 @@ async def test_no_payload_result_or_exception_text_is_logged(
     assert "C4NARY" not in repr(quiet)
     audited = await rows(pool, "select details::text from commandbus.audit where command_id <> %s", bad)
     assert "C4NARY" not in repr(audited)
+
+
+async def test_the_log_names_the_users_line_when_sql_fails(
+    bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask(_: Command, context: HandlerContext) -> None:
+        await context.connection.execute("select nothing from nowhere")
+
+    registry = HandlerRegistry()
+    registry.register(DOMAIN, "ask", ask, transactional=True)
+    ids = [await send(bus, "ask", max_attempts=1), await send(bus, "nobody knows it", max_attempts=1)]
+    async with running(make_worker(pool, registry)):
+        await reached(bus, ids, IN_TSQ)
+    places = {record.__dict__["command_id"]: record.__dict__["at"] for record in caplog.records if "at" in vars(record)}
+    assert places == {ids[0]: f"{__file__}:{ask.__code__.co_firstlineno + 1}", ids[1]: None}
+
+
+@pytest.mark.parametrize(
+    ("statement", "parameters", "code", "said"),
+    [
+        ("select nothing", [], "UndefinedColumn", '42703: column "nothing" does not exist, at character 8 of the SQL'),
+        ("select %s, %s", ["C4NARY"], "ProgrammingError", "the query has 2 placeholders but 1 parameters were passed"),
+        (
+            "select %s",
+            [object()],
+            "ProgrammingError",
+            "cannot adapt type 'object' using placeholder '%s' (format: AUTO)",
+        ),
+        ("select %(a)s", {"b": "C4NARY"}, "ProgrammingError", "query parameter missing: a"),
+        ("select %s::int", ["C4NARY"], "InvalidTextRepresentation", "22P02: the server's sentence quotes the value"),
+        ("select %s", ["C4NARY\0"], "DataError", "psycopg's sentence may quote"),
+        ("a password", None, "ProgrammingError", "psycopg's sentence may quote"),
+    ],
+)
+async def test_an_operator_reads_what_is_wrong_with_sql_and_no_data(
+    bus: CommandBus, pool: CommandBusPool, statement: str, parameters: Any, code: str, said: str
+) -> None:
+    async def ask(_: Command, context: HandlerContext) -> None:
+        if parameters is None:
+            await psycopg.AsyncConnection.connect("C4NARY")
+        cursor = await context.connection.execute(statement.encode(), parameters)
+        await cursor.fetchall()
+
+    registry = HandlerRegistry()
+    registry.register(DOMAIN, "ask", ask, transactional=True)
+    command_id = await send(bus, "ask", max_attempts=1)
+    async with running(make_worker(pool, registry)):
+        await reached(bus, command_id, IN_TSQ)
+    _, stored, text, _ = await last_error(bus, command_id)
+    assert stored == code
+    assert said in str(text)
+    assert "C4NARY" not in str(text)
+
+
+async def test_rows_that_a_statement_does_not_have_are_named(bus: CommandBus, pool: CommandBusPool) -> None:
+    async def ask(_: Command, context: HandlerContext) -> None:
+        cursor = await context.connection.execute("create temporary table nothing ()")
+        await cursor.fetchall()
+
+    registry = HandlerRegistry()
+    registry.register(DOMAIN, "ask", ask, transactional=True)
+    command_id = await send(bus, "ask", max_attempts=1)
+    async with running(make_worker(pool, registry)):
+        await reached(bus, command_id, IN_TSQ)
+    assert (await last_error(bus, command_id))[2] == (
+        "the last operation didn't produce records (command status: CREATE TABLE)"
+    )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
 import threading
 import time
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -17,6 +20,7 @@ from commandbus import (
     CommandStatus,
     HandlerContext,
     InvalidOperationError,
+    PermanentCommandError,
     StaleLeaseError,
     Worker,
 )
@@ -29,6 +33,7 @@ from tests.integration.live import (
     events,
     last_error,
     make_worker,
+    raises,
     reached,
     registry_of,
     replies_to,
@@ -114,6 +119,44 @@ async def test_a_handler_whose_lease_is_lost_is_stopped_and_cannot_extend_it(
     assert await events(bus, command_id) == ["SENT", "RECEIVED", "RECEIVED", "STALE_SETTLE", "COMPLETED"]
 
 
+async def test_no_more_commands_are_leased_than_can_run(bus: CommandBus, pool: CommandBusPool) -> None:
+    gate = Gate()
+    await send_many(bus, 6)
+    worker = make_worker(pool, registry_of(charge=gate))
+    async with running(worker, concurrency=2, poll_interval=0.01):
+        await gate.began.wait()
+        await asyncio.sleep(0.3)  # in which a worker that takes too many would do so
+        assert worker.in_flight_count == 2
+        assert await value(pool, "select count(*) from commandbus.audit where event_type = 'RECEIVED'") == 2
+        gate.may_end.set()
+
+
+async def test_a_worker_whose_settles_wait_takes_no_more(bus: CommandBus, pool: CommandBusPool) -> None:
+    ids = await send_many(bus, 40)
+    runs = 0
+
+    async with pool.connection() as other, other.transaction():
+
+        async def charge(command: Command, _: HandlerContext) -> None:
+            nonlocal runs
+            runs += 1
+            if command.command_id == ids[0]:  # its settle, and so every later one, waits for this
+                await other.execute("select from commandbus.command where command_id = %s for update", [ids[0]])
+
+        worker = make_worker(pool, registry_of(charge=charge))
+        run = asyncio.create_task(worker.run(concurrency=2, poll_interval=0.01))
+
+        async def is_full() -> bool:
+            return runs > 2 * 2
+
+        await until(is_full)
+        await asyncio.sleep(0.3)  # in which a worker that takes too many would do so
+        assert runs <= 3 * 2 + 1
+    await reached(bus, ids)
+    await worker.stop()
+    await run
+
+
 async def test_stop_waits_for_handlers_and_gives_back_what_has_not_begun(bus: CommandBus, pool: CommandBusPool) -> None:
     gate = Gate()
     ids = await send_many(bus, 5)
@@ -135,6 +178,27 @@ async def test_stop_waits_for_handlers_and_gives_back_what_has_not_begun(bus: Co
     assert visible == 3
 
 
+async def test_what_arrives_while_the_worker_stops_is_given_back(bus: CommandBus, pool: CommandBusPool) -> None:
+    gate = Gate()
+    worker = make_worker(pool, registry_of(charge=gate))
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    async with running(worker, poll_interval=0.01):
+        async with pool.connection() as other, other.transaction():
+            await other.execute(f"lock table pgmq.q_{QUEUE}".encode())
+            sent = await bus.send(DOMAIN, "charge", uuid4(), {}, conn=other)
+
+            async def is_receiving() -> bool:
+                return int(await value(pool, waiting)) > 0
+
+            await until(is_receiving)
+            stopping = asyncio.create_task(worker.stop())
+            await asyncio.sleep(0)
+        await asyncio.wait_for(stopping, 5)
+    assert await events(bus, sent.command_id) == ["SENT", "RECEIVED", "RELEASED"]
+    assert gate.runs == 0
+    assert len(await Worker(pool, DOMAIN).receive()) == 1
+
+
 async def test_stop_with_a_timeout_cancels_handlers_and_their_commands_are_retried(
     bus: CommandBus, pool: CommandBusPool
 ) -> None:
@@ -150,6 +214,50 @@ async def test_stop_with_a_timeout_cancels_handlers_and_their_commands_are_retri
     gate.may_end.set()
     async with running(make_worker(pool, registry_of(charge=gate))):
         await reached(bus, command_id)
+
+
+async def test_a_worker_says_at_its_end_what_it_did(
+    bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def nothing(*_: object) -> None:
+        pass
+
+    gate = Gate()
+    registry = registry_of(charge=gate, fail=raises(PermanentCommandError("NO", "never")))
+    registry.register(DOMAIN, "transfer", nothing, transactional=True)
+    caplog.set_level(logging.INFO, "commandbus.worker")
+    ended = [await send(bus, "fail"), await send(bus, "transfer")]
+    worker = make_worker(pool, registry)
+    async with running(worker, concurrency=2):
+        await reached(bus, ended[0], CommandStatus.IN_TROUBLESHOOTING_QUEUE)
+        await reached(bus, ended[1])
+        await send_many(bus, 5)
+        await gate.began.wait()
+        stopping = asyncio.create_task(worker.stop())
+        await asyncio.sleep(0)
+        gate.may_end.set()
+        await asyncio.wait_for(stopping, 5)
+    attempted = [command_id for command_id in await bus.query_commands(domain=DOMAIN) if command_id.attempts]
+    (said,) = [record for record in caplog.records if record.getMessage() == "worker stopped"]
+    assert said.levelname == "INFO"
+    assert (said.__dict__["done"], said.__dict__["domain"]) == (len(attempted), DOMAIN)
+    released = await rows(pool, "select 1 from commandbus.audit where event_type = 'RELEASED'")
+    assert said.__dict__["given_back"] == len(released)
+
+
+async def test_a_cancelled_worker_says_what_it_did_too(
+    bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "commandbus.worker")
+    gate = Gate()
+    await send(bus)
+    run = asyncio.create_task(make_worker(pool, registry_of(charge=gate)).run())
+    await gate.began.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    (said,) = [record for record in caplog.records if record.getMessage() == "worker stopped"]
+    assert (said.__dict__["done"], said.__dict__["given_back"]) == (1, 0)
 
 
 async def test_a_stop_while_the_worker_starts_is_heard(bus: CommandBus, pool: CommandBusPool) -> None:
@@ -197,6 +305,11 @@ async def test_commands_taken_by_hand_end_as_the_caller_says(bus: CommandBus, po
     received = await worker.receive(batch_size=10)
     assert [one.command.command_id for one in received] == ids
     assert [one.metadata.status for one in received] == [CommandStatus.IN_PROGRESS] * 6
+    assert [one.metadata for one in received] == [
+        dataclasses.replace(stored, updated_at=stored.created_at)
+        for stored in [await bus.get_command(DOMAIN, command_id) for command_id in ids]
+        if stored is not None
+    ]
     assert await worker.receive() == []
     await worker.complete(received[0], {"by": "hand"})
     await worker.fail(received[1], BusinessRuleException("LATER", "it may work later"))
@@ -246,3 +359,9 @@ async def test_a_command_taken_by_hand_can_be_kept(bus: CommandBus, pool: Comman
     await worker.complete(received)
     with pytest.raises(StaleLeaseError):
         await received.context.extend_visibility(100)
+
+
+async def test_a_command_without_a_reply_queue_says_none(bus: CommandBus, pool: CommandBusPool) -> None:
+    await send(bus)
+    (received,) = await Worker(pool, DOMAIN).receive()
+    assert (received.metadata.reply_to, received.command.reply_to) == (None, None)

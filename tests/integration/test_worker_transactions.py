@@ -173,6 +173,42 @@ async def test_an_error_that_comes_with_the_commit_is_the_handlers(bus: CommandB
     assert await effects(pool) == []
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize(
+    ("statement", "count"), [("commit", 1), ("rollback", 0), ("end", 1), ("abort and no chain", 0)]
+)
+async def test_a_handler_that_ends_its_transaction_in_sql_waits_for_an_operator(
+    bus: CommandBus, pool: CommandBusPool, database_url: str, statement: str, count: int, autocommit: bool
+) -> None:
+    async def end_it(context: HandlerContext) -> None:
+        await context.connection.execute(statement.encode())
+
+    plain = AsyncConnectionPool(database_url, kwargs={"autocommit": autocommit}, open=False)
+    command_id = await send(bus, reply_to=REPLIES)
+    async with plain, running(make_worker(plain, writing(end_it))):
+        await reached(bus, command_id, IN_TSQ)
+        # The connection is as good as before.
+        await rows(plain, "select 1")
+    kind, code, text, attempts = await last_error(bus, command_id)
+    assert (kind, code, attempts) == ("PERMANENT", "TRANSACTION_ENDED", 1)
+    assert "commit or rollback" in str(text)
+    assert await effects(pool) == [command_id] * count
+    assert await replies_to(pool, command_id) == []
+
+
+async def test_a_handler_that_ends_its_transaction_and_goes_on_is_found_out(
+    bus: CommandBus, pool: CommandBusPool
+) -> None:
+    async def end_it(context: HandlerContext) -> None:
+        await context.connection.execute("commit")
+        await context.connection.execute("insert into public.effect values (%s)", [context.command_id])
+
+    command_id = await send(bus)
+    async with running(make_worker(pool, writing(end_it))):
+        await reached(bus, command_id, IN_TSQ)
+    assert (await last_error(bus, command_id))[1] == "TRANSACTION_ENDED"
+
+
 async def test_a_savepoint_of_the_handler_is_its_own(bus: CommandBus, pool: CommandBusPool) -> None:
     async def try_more(context: HandlerContext) -> None:
         async def fail() -> None:

@@ -207,6 +207,31 @@ async def test_poison_in_the_queue_stops_nobody(bus: CommandBus, pool: CommandBu
     assert await value(pool, f"select count(*) from pgmq.a_{QUEUE}") == len(POISON) + 1
 
 
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_messages_without_a_command_share_one_line_of_the_log(
+    bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture, by_hand: bool
+) -> None:
+    stray = '{"command_id": "00000000-0000-0000-0000-000000000001", "domain": "pay", "command_type": "charge"}'
+    await rows(pool, f"select pgmq.send('{QUEUE}', %s::jsonb) from generate_series(1, 5)", stray)
+    tampered, good = await send(bus), await send(bus)
+    await rows(
+        pool,
+        f"update pgmq.q_{QUEUE} set message = jsonb_set(message, '{{command_type}}', '\"other\"')"
+        " where message ->> 'command_id' = %s",
+        str(tampered),
+    )
+    if by_hand:
+        (received,) = await Worker(pool, DOMAIN).receive(batch_size=10)
+        assert received.command.command_id == good
+    else:
+        async with running(make_worker(pool, fine()), concurrency=10):
+            await reached(bus, good)
+    taken = [record for record in caplog.records if "taken out of the queue" in record.getMessage()]
+    facts = [(r.__dict__["fault"], r.__dict__.get("count"), r.__dict__.get("command_id")) for r in taken]
+    assert facts == [("STRAY", 5, None), ("TAMPERED", None, tampered)]
+    assert {r.levelname for r in taken} == {"WARNING"}
+
+
 @pytest.mark.parametrize("data", ["9" * 5000, "[" * 5000 + "]" * 5000, "9" * 400 + ".5"])
 async def test_data_that_python_cannot_hold_waits_for_an_operator_and_hides_no_other(
     bus: CommandBus, pool: CommandBusPool, data: str

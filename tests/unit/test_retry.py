@@ -182,6 +182,23 @@ def test_database_error_stores_only_what_the_server_says_first() -> None:
     assert (settlement.error_code, settlement.error_msg) == ("UniqueViolation", "23505: duplicate key")
 
 
+def test_data_exception_stores_no_sentence_of_the_server() -> None:
+    class InvalidTextRepresentation(Exception):  # noqa: N818  (as in psycopg)
+        sqlstate = "22P02"
+        diag = SimpleNamespace(message_primary='invalid input syntax for type integer: "canary"')
+
+    settlement = settle(InvalidTextRepresentation())
+
+    assert (settlement.error_msg or "").startswith("22P02: ")
+    assert "canary" not in (settlement.error_msg or "")
+
+
+def test_code_of_a_long_name_is_cut() -> None:
+    error = type("E" * 150, (Exception,), {})("text")
+
+    assert len(settle(error).error_code or "") == 100
+
+
 def test_validation_error_stores_no_input() -> None:
     class Order(BaseModel):
         amount: int

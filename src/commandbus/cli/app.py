@@ -8,6 +8,7 @@ import psycopg
 import typer
 
 import commandbus
+from commandbus import _interrupt
 from commandbus.cli import (
     batches,
     consoling,
@@ -89,6 +90,7 @@ def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     as_json = wants_json()
     try:
+        _interrupt.raise_again()
         code = app(prog_name="commandbus", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
@@ -103,7 +105,7 @@ def main() -> NoReturn:
     except (CommandBusError, psycopg.Error) as error:
         _fail(describe(error), 1, as_json)
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(_interrupt.INTERRUPTED)
     except BrokenPipeError:  # as in "commandbus tsq list | head"
         sys.stderr.close()  # or the interpreter complains about stdout
         sys.exit(1)
@@ -111,6 +113,8 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries again at its end
         what = error.filename or "the output cannot be written"
         _fail({"type": type(error).__name__, "message": f"{what}: {error.strerror}"}, 1, as_json)
+    finally:
+        _interrupt.end_quietly()  # the interpreter's own end takes a moment too
     sys.exit(code if isinstance(code, int) else 0)
 
 

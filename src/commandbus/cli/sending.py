@@ -13,8 +13,8 @@ from commandbus.cli.lines import BadLine, Checked, Defaults, check_lines, good_r
 from commandbus.cli.options import AsJson, DatabaseUrl, Domain, examples, open_pool
 from commandbus.cli.output import counted, note, notes, print_json
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
-from commandbus.errors import CommandBusError, DatabaseUnavailableError, InvalidArgumentError
-from commandbus.models import SendRequest
+from commandbus.errors import CommandBusError, DatabaseUnavailableError, InvalidArgumentError, ReplyTimeoutError
+from commandbus.models import CommandMetadata, CommandStatus, SendRequest
 from commandbus.payload import check_count, check_domain, check_reply_queue
 from commandbus.retry import MAX_ATTEMPTS
 from commandbus.sync.bus import MAX_SET, CommandBus
@@ -69,7 +69,7 @@ def send(
             check_domain(domain),
             command_type,
             command_id or uuid4(),
-            _data(data or "{}"),
+            {} if data is None else _data(data),
             correlation_id,
             reply_to,
             max_attempts,
@@ -112,18 +112,41 @@ def call(
     value = _data(data)
     command_id = uuid4()
     with open_pool(database_url) as pool:
+        bus = CommandBus(pool)
         try:
-            result = CommandBus(pool).call(
+            result = bus.call(
                 domain, command_type, value, timeout=timeout, max_attempts=max_attempts, command_id=command_id
             )
+        except ReplyTimeoutError as error:
+            raise _unanswered(error, bus.get_command(domain, command_id)) from None
         except (KeyboardInterrupt, DatabaseUnavailableError):
             note(f'the command may be under way: "commandbus status {domain} {command_id}"')
             raise
     print_json(result)
 
 
+def _unanswered(error: ReplyTimeoutError, command: CommandMetadata | None) -> Exception:
+    """Return why there is no reply: for a command that waits for an operator, what failed and how to go on."""
+    if command is None or command.status is not CommandStatus.IN_TROUBLESHOOTING_QUEUE:
+        return error
+    names = f"{command.domain} {command.command_id}"
+    return Problem(
+        f"command {command.command_id} waits for an operator: {command.last_error_type} {command.last_error_code}:"
+        f' {command.last_error_msg}; look with "commandbus tsq show {names}", then "commandbus tsq retry {names}",'
+        f" or tsq cancel, or tsq complete",
+        command_id=str(command.command_id),
+        status=command.status,
+        error_type=command.last_error_type,
+        error_code=command.last_error_code,
+        error_message=command.last_error_msg,
+    )
+
+
 def _data(text: str) -> dict[str, Any]:
-    data = parse_json(sys.stdin.buffer.read() if text == "-" else text, "data")
+    given = sys.stdin.buffer.read() if text == "-" else text
+    if not given.strip():  # a shell variable that is not set, a file that was not written
+        raise InvalidArgumentError("data", "is empty; write {} for no data")
+    data = parse_json(given, "data")
     if not isinstance(data, dict):
         raise InvalidArgumentError("data", "must be a JSON object")
     return data

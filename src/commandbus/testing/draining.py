@@ -20,7 +20,7 @@ from commandbus.repositories._base import settings_of
 from commandbus.retry import RetryPolicy
 from commandbus.worker.execute import Runner
 from commandbus.worker.leases import extend_lease
-from commandbus.worker.received import log_fault, to_received
+from commandbus.worker.received import to_received, without_faults
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -167,8 +167,7 @@ async def _run_all(
         for delivery in deliveries:
             received = to_received(domain, delivery)
             commands[delivery.command_id] = received.command
-            if delivery.fault is not None:
-                log_fault(domain, delivery)
+            if not without_faults(domain, [delivery]):
                 continue
             received.context.extender = partial(extend_lease, repository, received, _LEASE)
             settlement = await runner.run(received)

@@ -23,7 +23,7 @@ from commandbus.worker.backoff import TROUBLE, Backoff
 from commandbus.worker.execute import RELEASE, Runner
 from commandbus.worker.leases import LeaseKeeper, extend_lease
 from commandbus.worker.listen import Listener
-from commandbus.worker.received import ReceivedCommand, log_fault, to_received
+from commandbus.worker.received import ReceivedCommand, to_received, without_faults
 from commandbus.worker.settle import Settler
 
 logger = logging.getLogger(__name__)
@@ -84,11 +84,22 @@ class Engine:
         self._freed = asyncio.Event()
         self._stopping = False
         self._failure: BaseException | None = None
+        self._done_in_transactions = 0
 
     @property
     def in_flight(self) -> int:
         """How many commands are running, or ended and not stored yet."""
         return len(self._ready) + len(self._running) + self._settler.backlog
+
+    @property
+    def done(self) -> int:
+        """How many attempts have ended and are stored."""
+        return self._settler.done + self._done_in_transactions
+
+    @property
+    def given_back(self) -> int:
+        """How many commands went back to the queue without an attempt."""
+        return self._settler.given_back
 
     def wake(self) -> None:
         """Let the reader look again: something may have arrived."""
@@ -181,7 +192,7 @@ class Engine:
                 await self._pause(backoff.next(), only_stop=True)
                 continue
             backoff.reset()
-            for delivery in deliveries:
+            for delivery in without_faults(self._options.domain, deliveries):
                 self._accept(delivery)
             self._wake_slot()
             if len(deliveries) < room:
@@ -200,9 +211,6 @@ class Engine:
             timer.cancel()
 
     def _accept(self, delivery: Delivery) -> None:
-        if delivery.fault is not None:
-            log_fault(self._options.domain, delivery)
-            return
         received = to_received(self._options.domain, delivery)
         received.context.extender = partial(extend_lease, self._commands, received, self._options.visibility_timeout)
         if self._stopping:
@@ -265,7 +273,9 @@ class Engine:
                 received.task = None
                 self._running.discard(received)
                 self._freed.set()
-            if settlement is not None:
+            if settlement is None:
+                self._done_in_transactions += 1
+            else:
                 self._settler.add(received, settlement)
             self._note(received, settlement, time.monotonic() - started_at)
             if task.cancelling():

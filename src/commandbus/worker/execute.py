@@ -1,20 +1,21 @@
 """Runs one command's handler and decides what becomes of the attempt."""
 
 import logging
-import traceback
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from commandbus.errors import HandlerNotFoundError, StaleLeaseError
+from commandbus.errors import HandlerNotFoundError, PermanentCommandError, StaleLeaseError
 from commandbus.handlers import HandlerRegistry, Registration
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.repositories._base import translate
 from commandbus.retry import Outcome, RetryPolicy, Settlement, settle_error, settle_success
+from commandbus.worker.places import place_of
 from commandbus.worker.received import ReceivedCommand
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class Runner:
                 max_attempts=received.context.max_attempts,
                 policy=self._policy,
             )
-            _log_failure(received, error, settlement)
+            registration = self._registry.registration(received.command.domain, received.command.command_type)
+            _log_failure(received, error, settlement, registration)
             return settlement
 
     async def _attempt(self, received: ReceivedCommand) -> Settlement | None:
@@ -113,6 +115,7 @@ class Runner:
         await transaction.__aenter__()
         try:
             result = await registration.run(received.command, received.context)
+            _check_open(connection)
         except BaseException as error:
             await transaction.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -135,9 +138,24 @@ class Runner:
             raise
 
 
-def _log_failure(received: ReceivedCommand, error: BaseException, settlement: Settlement) -> None:
+def _check_open(connection: AsyncConnection[Any]) -> None:
+    """Refuse a handler that ended its transaction by SQL text: the settle would commit without what it wrote.
+
+    To run it again would repeat what it committed, so an operator decides. The client knows the transaction's status
+    without asking; a handler that also begins another transaction is not found out.
+    """
+    if connection.info.transaction_status is TransactionStatus.IDLE:
+        raise PermanentCommandError(
+            "TRANSACTION_ENDED",
+            "the handler ended the transaction of context.connection itself, with commit or rollback as SQL: what it"
+            " wrote did not wait for the completion of its command; take that statement out",
+        )
+
+
+def _log_failure(
+    received: ReceivedCommand, error: BaseException, settlement: Settlement, registration: Registration | None
+) -> None:
     """Say what failed and where. The error's text can hold a payload: it is stored, and logged at DEBUG only."""
-    frames = traceback.extract_tb(error.__traceback__)
     command = received.command
     logger.warning(
         "attempt failed",
@@ -148,7 +166,7 @@ def _log_failure(received: ReceivedCommand, error: BaseException, settlement: Se
             "attempt": received.context.attempt,
             "outcome": settlement.outcome,
             "error_code": settlement.error_code,
-            "at": f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None,
+            "at": None if registration is None else place_of(error, registration.fn),
         },
     )
     logger.debug("handler raised", extra={"command_id": command.command_id}, exc_info=error)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from commandbus.payload import decode
 from commandbus.repositories.command import Delivery
 
 logger = logging.getLogger(__name__)
+
+_STRAY = "STRAY"
 
 
 @dataclass(slots=True, eq=False)
@@ -68,17 +71,32 @@ class ReceivedCommand:
         )
 
 
-def log_fault(domain: str, delivery: Delivery) -> None:
-    """Tell of a message that could not be worked on; the database has taken it out of the queue."""
-    logger.warning(
-        "message cannot be worked on, taken out of the queue",
-        extra={
-            "domain": domain,
-            "fault": delivery.fault,
-            "msg_id": delivery.msg_id,
-            "command_id": delivery.command_id,
-        },
-    )
+def without_faults(domain: str, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Return the deliveries that can be worked on; tell of the others, which the database has taken out of the queue.
+
+    Messages without a command share one line: somebody who fills the queue past `CommandBus.send` fills no log.
+    """
+    good = [delivery for delivery in deliveries if delivery.fault is None]
+    if len(good) == len(deliveries):
+        return good
+    stray = [delivery.msg_id for delivery in deliveries if delivery.fault == _STRAY]
+    if stray:
+        logger.warning(
+            "messages without a command, taken out of the queue",
+            extra={"domain": domain, "fault": _STRAY, "count": len(stray), "msg_id": stray[0]},
+        )
+    for delivery in deliveries:
+        if delivery.fault not in (None, _STRAY):
+            logger.warning(
+                "message cannot be worked on, taken out of the queue",
+                extra={
+                    "domain": domain,
+                    "fault": delivery.fault,
+                    "msg_id": delivery.msg_id,
+                    "command_id": delivery.command_id,
+                },
+            )
+    return good
 
 
 def to_received(domain: str, delivery: Delivery) -> ReceivedCommand:

@@ -26,11 +26,16 @@ class Settler:
         commands: the repository, on connections that handlers cannot exhaust.
         domain: the worker's domain.
         on_settled: called after each group; there may be room for more.
+
+    Attributes:
+        done: how many attempts have ended and are stored.
+        given_back: how many commands went back to the queue without an attempt.
     """
 
     def __init__(self, commands: PostgresCommandRepository, domain: str, on_settled: Callable[[], None]) -> None:
         self._commands = commands
         self._domain = domain
+        self.done = self.given_back = 0
         self._on_settled = on_settled
         self._waiting: list[_End] = []
         self._under_way: list[_End] = []
@@ -109,7 +114,12 @@ class Settler:
         for received, settlement in group:
             if refused and refused.get(received.command.command_id) == "STALE":
                 logger.warning("lease was stale, nothing settled", extra=_facts(received))
-            elif settlement.outcome is Outcome.TROUBLESHOOT:
+                continue
+            if settlement.outcome is Outcome.RELEASE:
+                self.given_back += 1
+                continue
+            self.done += 1
+            if settlement.outcome is Outcome.TROUBLESHOOT:
                 logger.warning(
                     "command moved to the troubleshooting queue",
                     extra=_facts(received) | {"reason": settlement.reason, "error_code": settlement.error_code},

@@ -25,7 +25,7 @@ from commandbus.worker.connections import listening, open_now, own_pool
 from commandbus.worker.engine import Engine, RunOptions
 from commandbus.worker.housekeeping import keep_house
 from commandbus.worker.leases import extend_lease
-from commandbus.worker.received import ReceivedCommand, log_fault, to_received
+from commandbus.worker.received import ReceivedCommand, to_received, without_faults
 from commandbus.worker.vitals import Vitals
 
 logger = logging.getLogger(__name__)
@@ -122,10 +122,7 @@ class Worker:
             else check_count(visibility_timeout, "visibility_timeout", 1, _MAX_VISIBILITY_TIMEOUT),
         )
         received = []
-        for delivery in deliveries:
-            if delivery.fault is not None:
-                log_fault(self._domain, delivery)
-                continue
+        for delivery in without_faults(self._domain, deliveries):
             one = to_received(self._domain, delivery)
             one.context.extender = partial(extend_lease, self._commands, one, self._visibility_timeout)
             if one.problem is None:
@@ -227,14 +224,17 @@ class Worker:
             if self._is_stop_asked:
                 return
             commands = PostgresCommandRepository(own, self._settings)
-            self._engine = Engine(options, self._registry, commands, self._pool, vitals.note)
+            engine = self._engine = Engine(options, self._registry, commands, self._pool, vitals.note)
             beside.add(asyncio.create_task(vitals.run()))
             if self._settings.maintain:
                 beside.add(asyncio.create_task(keep_house(Maintenance(own, self._settings))))
             facts = {"domain": self._domain, "concurrency": concurrency}
             logger.info("worker started", extra=facts)
-            await self._engine.run()
-            logger.info("worker stopped", extra=facts)
+            try:
+                await engine.run()
+            finally:
+                counts = {"done": engine.done, "given_back": engine.given_back}
+                logger.info("worker stopped", extra=facts | counts)
         finally:
             self._engine = None
             self._task = None
