@@ -1,5 +1,8 @@
 """`commandbus console`: the operator's pages in a browser."""
 
+import signal
+import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -41,6 +44,12 @@ def console(
     settings = ConsoleSettings.load(**{name: value for name, value in asked.items() if value is not None})
     handlers = None if registry is None else load_registry(registry)
     connection = CommandBusSettings.load(database_url=resolve_url(database_url))
+    signal.signal(signal.SIGTERM, _stop)
     with CommandBusPool(connection) as pool:
         note(f"console on {url_of(settings)}")
         serve(pool, settings, handlers)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """Let the server end as it does by Ctrl-C: requests that run are answered first."""
+    sys.exit(0)
