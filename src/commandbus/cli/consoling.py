@@ -1,5 +1,8 @@
 """`commandbus console`: the operator's pages in a browser."""
 
+import signal
+import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -11,6 +14,8 @@ from commandbus.cli.output import note
 from commandbus.cli.problem import Problem
 from commandbus.settings import CommandBusSettings
 from commandbus.sync.pool import CommandBusPool
+
+_PATIENCE = 3.0  # seconds
 
 EXAMPLES = examples("console", "console --port 9000 --registry app.handlers:registry")
 
@@ -40,7 +45,18 @@ def console(
     asked = {"host": host, "port": port}
     settings = ConsoleSettings.load(**{name: value for name, value in asked.items() if value is not None})
     handlers = None if registry is None else load_registry(registry)
-    connection = CommandBusSettings.load(database_url=resolve_url(database_url))
-    with CommandBusPool(connection) as pool:
+    signal.signal(signal.SIGTERM, _stop)
+    with CommandBusPool(_pool_settings(resolve_url(database_url))) as pool:
         note(f"console on {url_of(settings)}")
         serve(pool, settings, handlers)
+
+
+def _pool_settings(url: str) -> CommandBusSettings:
+    """Return the settings; where nothing else is set, people wait less than programs for a free connection."""
+    settings = CommandBusSettings.load(database_url=url)
+    return settings if "pool_timeout" in settings.model_fields_set else settings.replace(pool_timeout=_PATIENCE)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """Let the server end as it does by Ctrl-C: requests that run are answered first."""
+    sys.exit(0)

@@ -18,6 +18,7 @@ page = Blueprint("batches", __name__)
 
 PAGE = 50
 _DEEPEST = 100_000
+_DEEPEST_OF_ALL = 900  # so far each domain is read from its beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Found:
 
 @page.get("/batches")
 def find() -> ResponseReturnValue:
-    """Show a domain's batches."""
+    """Show the batches, newest first."""
     form, domains = Form(request.args), console().queues.list_domains()
     found = _find(form, domains)
     status = 400 if form.errors else 200
@@ -81,13 +82,20 @@ def show_json(domain: str, batch_id: UUID) -> ResponseReturnValue:
 
 
 def _find(form: Form, domains: list[str]) -> Found:
-    """Return a page of batches: of the first domain while none is chosen."""
+    """Return a page of the batches of one domain, or of all."""
     domain, status = form.domain(), form.one_of("status", BatchStatus)
     offset = form.count("offset", 0, _DEEPEST, 0) or 0
-    chosen = domain or next(iter(domains), None)
-    if form.errors or chosen is None:
+    if domain is None and offset > _DEEPEST_OF_ALL:
+        form.refuse("offset", f"must be at most {_DEEPEST_OF_ALL:,} while no domain is chosen")
+    if form.errors:
         return Found()
-    rows = console().bus.list_batches(chosen, status=status, limit=PAGE + 1, offset=offset)
+    bus = console().bus
+    if domain is not None:
+        rows = bus.list_batches(domain, status=status, limit=PAGE + 1, offset=offset)
+    else:
+        limit = offset + PAGE + 1
+        rows = [batch for name in domains for batch in bus.list_batches(name, status=status, limit=limit)]
+        rows = sorted(rows, key=lambda batch: batch.created_at, reverse=True)[offset:limit]
     return Found([_progress(row) for row in rows[:PAGE]], [], *_neighbours(offset, len(rows)))
 
 

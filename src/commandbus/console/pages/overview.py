@@ -70,10 +70,11 @@ def show_json() -> ResponseReturnValue:
 def _look() -> Overview:
     queues, tsq, bus = console().queues, console().tsq, console().bus
     domains = []
-    for name in queues.list_domains():
-        queue = queues.metrics(name)
+    metrics = {name: queues.metrics(name) for name in queues.list_domains()}
+    deepest = max((queue.length + queue.scheduled for queue in metrics.values()), default=0)
+    for name, queue in metrics.items():
         parts = (("ready", "brand", queue.visible), ("in flight", "info", queue.in_flight))
-        bar = shares((*parts, ("scheduled", "neutral", queue.scheduled)))
+        bar = shares((*parts, ("scheduled", "neutral", queue.scheduled)), deepest)
         domains.append(DomainNow(name, queue, tsq.count_troubleshooting(name), bar))
     failures = [
         event

@@ -26,8 +26,9 @@ def show_json() -> ResponseReturnValue:
 def _look() -> list[tuple[str, QueueMetrics, tuple[Share, ...]]]:
     queues = console().queues
     found = []
-    for domain in queues.list_domains():
-        metrics = queues.metrics(domain)
+    by_domain = {domain: queues.metrics(domain) for domain in queues.list_domains()}
+    deepest = max((metrics.length + metrics.scheduled for metrics in by_domain.values()), default=0)
+    for domain, metrics in by_domain.items():
         parts = (("ready", "brand", metrics.visible), ("in flight", "info", metrics.in_flight))
-        found.append((domain, metrics, shares((*parts, ("scheduled", "neutral", metrics.scheduled)))))
+        found.append((domain, metrics, shares((*parts, ("scheduled", "neutral", metrics.scheduled)), deepest)))
     return found
