@@ -3991,6 +3991,44 @@ begin
     return v_deleted;
 end $$;
 
+-- commandbus.sp_prune_redrives: forget redrives that ended before p_before, with what they selected.
+--
+-- Returns  how many rows were deleted; null when somebody else maintains the database.
+-- Raises   CB007.
+-- Locks    the redrives' rows, skipping locked ones.
+create function commandbus.sp_prune_redrives(p_before timestamptz, p_limit int default 10000)
+returns int
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
+as $$
+declare
+    v_redrive_id uuid;
+    v_deleted    int := 0;
+    v_items      int;
+begin
+    if not commandbus._may_prune(p_before, p_limit) then
+        return null;
+    end if;
+    for v_redrive_id in
+        select r.redrive_id
+        from commandbus.redrive r
+        where r.created_at < p_before and r.finished_at < p_before
+        order by r.created_at
+        for update skip locked
+    loop
+        delete from commandbus.redrive_item i
+        where i.redrive_id = v_redrive_id and i.command_id = any (array(
+            select n.command_id from commandbus.redrive_item n where n.redrive_id = v_redrive_id limit p_limit));
+        get diagnostics v_items = row_count;
+        v_deleted := v_deleted + v_items;
+        exit when v_items = p_limit or v_deleted >= p_limit;  -- the rest of it in the next step
+        delete from commandbus.redrive r where r.redrive_id = v_redrive_id;
+        v_deleted := v_deleted + 1;
+    end loop;
+    return v_deleted;
+end $$;
+
 -- commandbus.sp_prune_payloads: delete payloads that were put aside before p_before, of commands that have ended or
 -- are gone, among the p_limit oldest after p_after.
 --

@@ -136,6 +136,8 @@ async def _forget_audit(now: _Round) -> None:
 async def _prune_commands(now: _Round) -> None:
     await now.walk("commands", now.keep.keep_commands_days, now.steps.prune_commands)
     await now.walk("payloads", now.keep.keep_payloads_days, now.steps.prune_payloads)
+    if now.keep.keep_commands_days is not None:
+        await now.empty("redrives", partial(now.steps.prune_redrives, now.keep.keep_commands_days))
 
 
 async def _prune_domains(now: _Round) -> None:

@@ -94,7 +94,7 @@ class CommandBusSettings(EnvironmentSettings):
         max_payload_bytes: largest JSON text of a command's data or result, 1 KiB to 64 MiB.
         default_max_attempts: for commands sent without their own, 1 to 1,000.
         maintain: let workers make the audit's partitions, and remove what need not be kept.
-        keep_commands_days: how long ended commands and batches are kept, 1 to 36,500; None for ever.
+        keep_commands_days: how long ended commands, batches and redrives are kept, 1 to 36,500; None for ever.
         keep_payloads_days: how long the payloads of ended commands that an operator had to look at are kept.
         keep_audit_days: how long the audit is kept, by whole months.
         keep_archives_days: how long messages in PGMQ's archives are kept.

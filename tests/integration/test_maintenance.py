@@ -120,6 +120,18 @@ def test_a_batch_goes_as_a_whole_and_only_when_it_is_complete(sql: Bus) -> None:
     assert sql.value("select count(*) from commandbus.command") == 2
 
 
+def test_a_redrive_goes_in_bounded_steps_and_only_when_it_has_ended(sql: Bus) -> None:
+    sql.park(5)
+    selection = {"domain": "pay", "command_ids": None, "failure_key": None, "rate": 1}
+    running, ended = (sql.result("sp_start_redrive", **selection) for _ in range(2))
+    sql.call("sp_control_redrive", redrive_id=ended, action="STOP")
+    sql.run(f"update commandbus.redrive set created_at = {OLD}, finished_at = finished_at - interval '100 days'")
+    yesterday = sql.value("select now() - interval '1 day'")
+    assert [sql.result("sp_prune_redrives", before=yesterday, limit=2) for _ in range(4)] == [2, 2, 2, 0]
+    assert [row["redrive_id"] for row in sql.call("list_redrives")] == [running]
+    assert sql.value("select count(*) from commandbus.redrive_item") == 5
+
+
 async def test_replies_and_archives_go_by_their_own_time(pool: CommandBusPool, sql: Bus) -> None:
     for _ in range(2):
         sql.run("insert into pgmq.q_pay__replies (enqueued_at, vt, message) values (" + OLD + ", now(), '{}')")
@@ -242,7 +254,7 @@ def test_the_command_line_says_what_it_removed(database_url: str, sql: Bus, tmp_
     assert found == {
         "partitions_made": [month(3)],
         "partitions_dropped": [],
-        "deleted": {"commands": 1, "batches": 0},
+        "deleted": {"commands": 1, "redrives": 0, "batches": 0},
         "is_complete": True,
     }
     assert "keep_commands_days" in cli.refusal("maintain", "--keep-commands", "0", code=2)
@@ -263,7 +275,7 @@ def test_a_dry_run_tells_what_would_go_and_undoes_it(database_url: str, sql: Bus
     assert planned == {
         "partitions_made": [month(3)],
         "partitions_dropped": old,
-        "deleted": {"audit": 0, "commands": 3, "batches": 3},
+        "deleted": {"audit": 0, "commands": 3, "redrives": 0, "batches": 3},
         "is_complete": True,
     }
     assert sql.value("select count(*) from commandbus.command") == 5
@@ -368,7 +380,7 @@ async def test_what_is_left_of_a_domain_without_queues_goes_too(pool: CommandBus
     sql.run(f"update commandbus.batch set created_at = {OLD}, completed_at = {OLD}")
     for queue in ("pay__commands", "pay__replies"):
         sql.rows("select pgmq.drop_queue(%s)", queue)
-    assert (await run(pool, keep_commands_days=90)).deleted == {"commands": 0, "batches": 3}
+    assert (await run(pool, keep_commands_days=90)).deleted == {"commands": 0, "redrives": 0, "batches": 3}
 
 
 def test_a_reply_that_somebody_takes_is_not_waited_for(sql: Bus, database_url: str) -> None:
@@ -422,5 +434,5 @@ async def test_a_batch_whose_counters_lie_is_not_removed_while_a_command_of_it_w
         f"update commandbus.batch set created_at = {OLD}, completed_at = {OLD},"
         " status = 'COMPLETED', completed_count = 1"
     )
-    assert (await run(pool, keep_commands_days=90)).deleted == {"commands": 0, "batches": 0}
+    assert (await run(pool, keep_commands_days=90)).deleted == {"commands": 0, "redrives": 0, "batches": 0}
     assert sql.status(waiting) == "PENDING"

@@ -48,6 +48,7 @@ MATRIX = {
     "sp_prune_commands": "operator",
     "sp_prune_payloads": "operator",
     "sp_prune_batches": "operator",
+    "sp_prune_redrives": "operator",
     "sp_prune_archives": "operator",
     "sp_prune_replies": "operator",
     "list_troubleshooting": "operator",

@@ -175,7 +175,13 @@ def live_long(bus: Recorder) -> None:
     bus.run("delete from pgmq.q_pay__commands where msg_id operator(pg_catalog.=) %s", bus.command(lost)["msg_id"])
     assert bus.result("sp_park_lost", domain=DOMAIN, before=bus.value("select pg_catalog.now()")) == lost
     assert DOMAIN in {row["list_known_domains"] for row in bus.call("list_known_domains")}
-    for function in ("sp_drop_partitions", "sp_prune_audit", "sp_prune_commands", "sp_prune_payloads"):
+    for function in (
+        "sp_drop_partitions",
+        "sp_prune_audit",
+        "sp_prune_commands",
+        "sp_prune_payloads",
+        "sp_prune_redrives",
+    ):
         bus.call(function, before=past)
     for function in ("sp_prune_batches", "sp_prune_archives", "sp_prune_replies"):
         bus.call(function, domain=DOMAIN, before=past)

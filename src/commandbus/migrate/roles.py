@@ -151,6 +151,7 @@ _DECIDING = (
     "sp_prune_commands",
     "sp_prune_payloads",
     "sp_prune_batches",
+    "sp_prune_redrives",
     "sp_prune_archives",
     "sp_prune_replies",
 )

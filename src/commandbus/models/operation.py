@@ -43,7 +43,12 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class PageKey:
-    """The place in a list from which the next page goes on: the last command looked at."""
+    """The place in a list from which the next page goes on.
+
+    Attributes:
+        created_at: of the last command looked at.
+        command_id: its id.
+    """
 
     created_at: datetime
     command_id: UUID

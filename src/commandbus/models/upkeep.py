@@ -57,7 +57,7 @@ class MaintenanceReport:
         partitions_made: of the audit.
         partitions_dropped: of the audit; one that is in use is emptied now, and dropped by a later run.
         deleted: rows, by "audit" (outside of partitions), "commands", "payloads", "batches" (with their commands),
-            "archives" and "replies".
+            "redrives" (with what they selected), "archives" and "replies".
         is_complete: False when another session was at it or in the way; a later run does the rest.
     """
 

@@ -75,6 +75,11 @@ class PostgresMaintenance(Repository):
         deleted: int | None = await self._value(f"select commandbus.sp_prune_audit({_CUTOFF})", (days,))
         return deleted
 
+    async def prune_redrives(self, days: int) -> int | None:
+        """Delete redrives that ended more than *days* ago. Source: ``commandbus.sp_prune_redrives``."""
+        deleted: int | None = await self._value(f"select commandbus.sp_prune_redrives({_CUTOFF})", (days,))
+        return deleted
+
     async def list_domains(self) -> list[str]:
         """Return all domains of which anything is left. Source: ``commandbus.list_known_domains``."""
         return [row[0] for row in await self._rows("select * from commandbus.list_known_domains()")]

@@ -137,6 +137,8 @@ def _forget_audit(now: _Round) -> None:
 def _prune_commands(now: _Round) -> None:
     now.walk("commands", now.keep.keep_commands_days, now.steps.prune_commands)
     now.walk("payloads", now.keep.keep_payloads_days, now.steps.prune_payloads)
+    if now.keep.keep_commands_days is not None:
+        now.empty("redrives", partial(now.steps.prune_redrives, now.keep.keep_commands_days))
 
 
 def _prune_domains(now: _Round) -> None:

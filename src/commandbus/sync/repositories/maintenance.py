@@ -76,6 +76,11 @@ class PostgresMaintenance(Repository):
         deleted: int | None = self._value(f"select commandbus.sp_prune_audit({_CUTOFF})", (days,))
         return deleted
 
+    def prune_redrives(self, days: int) -> int | None:
+        """Delete redrives that ended more than *days* ago. Source: ``commandbus.sp_prune_redrives``."""
+        deleted: int | None = self._value(f"select commandbus.sp_prune_redrives({_CUTOFF})", (days,))
+        return deleted
+
     def list_domains(self) -> list[str]:
         """Return all domains of which anything is left. Source: ``commandbus.list_known_domains``."""
         return [row[0] for row in self._rows("select * from commandbus.list_known_domains()")]
