@@ -103,6 +103,7 @@ def counted(done: list[ThroughputPoint], name: str) -> int:
     return sum(sum(getattr(point, name)) for point in done)
 
 
+@pytest.mark.listens
 async def test_a_paused_domain_is_not_worked_on_until_it_is_resumed(bus: CommandBus, pool: CommandBusPool) -> None:
     operations = Operations(pool)
     async with running(make_worker(pool, registry_of(charge=do_nothing)), poll_interval=60):
