@@ -1186,7 +1186,8 @@ end $$;
 -- commandbus.sp_receive_command: begin an attempt of one command whose message the caller has read.
 --
 -- Returns  the command row, or none for a command that may not start: finished, waiting for an operator or for its
---          next attempt, attempts used up (those of p_max_attempts, where that is less), or another message's.
+--          next attempt, attempts used up (those of p_max_attempts, where that is less), or another message's; none
+--          while the domain is paused.
 -- Raises   CB007 for a bad domain or a status other than IN_PROGRESS.
 -- Locks    the command row, then its batch row unless the batch has started.
 create function commandbus.sp_receive_command(
@@ -1204,6 +1205,9 @@ begin
     perform commandbus._check_domain(p_domain);
     if p_new_status is distinct from 'IN_PROGRESS' then
         raise exception 'p_new_status: a received command is IN_PROGRESS' using errcode = 'CB007';
+    end if;
+    if exists (select from commandbus.paused_domain u where u.domain = p_domain) then
+        return;
     end if;
     perform commandbus._start_commands(
         p_domain, p_new_status, null, array[p_command_id], array[p_msg_id], null, null, null, p_max_attempts);
@@ -1920,8 +1924,8 @@ begin
     if v_outcome is null then
         raise exception 'p_status: must be COMPLETED, FAILED or IN_TROUBLESHOOTING_QUEUE' using errcode = 'CB007';
     end if;
-    if p_event_type is null then
-        raise exception 'p_event_type: must not be null' using errcode = 'CB007';
+    if p_event_type is null or upper(p_event_type) ~ '^\s*(OPERATOR|DOMAIN|REDRIVE|BATCH)_' then
+        raise exception 'p_event_type: must be of an attempt''s end' using errcode = 'CB007';
     end if;
     select c.* into v_command
     from commandbus.command c
@@ -2282,7 +2286,8 @@ create function commandbus.sp_operator_edit(
     p_data       jsonb,
     p_operator   text    default null,
     p_reason     text    default null,
-    p_notify     boolean default true
+    p_notify     boolean default true,
+    p_max_payload_bytes int default 262144
 )
 returns bigint
 language plpgsql
@@ -2296,6 +2301,8 @@ begin
     perform commandbus._command_table(p_domain);
     if jsonb_typeof(p_data) is distinct from 'object' then
         raise exception 'data: must be a JSON object' using errcode = 'CB007';
+    elsif octet_length(p_data::text) > p_max_payload_bytes then
+        raise exception 'data: larger than % bytes', p_max_payload_bytes using errcode = 'CB007';
     end if;
     select c.status into v_status
     from commandbus.command c
@@ -2700,7 +2707,7 @@ as $$
 declare
     v_audit_id bigint;
 begin
-    if p_event_type in (
+    if upper(btrim(p_event_type, E' \t\r\n')) in (
         'SENT', 'RECEIVED', 'RELEASED', 'COMPLETED', 'FAILED', 'RETRY_SCHEDULED', 'RETRY_EXHAUSTED', 'MOVED_TO_TSQ',
         'BUSINESS_RULE_FAILED', 'OPERATOR_RETRY', 'OPERATOR_CANCEL', 'OPERATOR_COMPLETE', 'OPERATOR_EDIT',
         'BATCH_STARTED', 'BATCH_COMPLETED', 'STALE_SETTLE', 'DOMAIN_PAUSED', 'DOMAIN_RESUMED', 'REDRIVE_STARTED',
@@ -3028,8 +3035,6 @@ begin
             enqueued = pg_sequence_last_value(('pgmq.' || v_table || '_msg_id_seq')::regclass),
             oldest_at = commandbus._oldest(v_table)
         where t.domain = p_domain and t.at = v_at;
-        delete from commandbus.throughput t where t.domain = p_domain and t.at < v_at - interval '8 days';
-        delete from commandbus.worker w where w.seen_at < v_at - interval '1 day';
     end if;
     update commandbus.throughput t
     set completed = t.completed + p_counts[1],
@@ -3241,12 +3246,12 @@ begin
     return query
     with pieces as (
         select t.*, date_bin(make_interval(secs => p_seconds), t.at, '2000-01-01 00:00:00+00') as piece,
-            greatest(t.enqueued - lag(t.enqueued) over (partition by t.domain order by t.at), 0) as more
+            t.enqueued - lag(t.enqueued) over (partition by t.domain order by t.at) as more
         from commandbus.throughput t
         where t.at >= date_bin(make_interval(secs => p_seconds), p_after, '2000-01-01 00:00:00+00')
             and (p_domain is null or t.domain = p_domain)
     ), of_domains as (
-        select p.piece, p.domain, sum(p.more)::bigint as enqueued, sum(p.completed)::bigint as completed,
+        select p.piece, p.domain, sum(case when p.more is not null then greatest(p.more, 0) end)::bigint as enqueued, sum(p.completed)::bigint as completed,
             sum(p.failed)::bigint as failed, sum(p.retried)::bigint as retried, sum(p.parked)::bigint as parked,
             (array_agg(p.depth order by p.at desc))[1] as depth,
             (array_agg(p.oldest_at order by p.at desc))[1] as oldest_at
@@ -3429,11 +3434,13 @@ begin
     return v_next;
 end $$;
 
--- commandbus.sp_step_redrives: queue again what is due of a domain's redrives. Workers call it every second or so.
+-- commandbus.sp_step_redrives: queue again what is due of one of a domain's redrives, the one that was stepped longest
+-- ago. Workers call it every second or so, once for each that runs: several in one transaction would lock commands of
+-- the second after batches of the first.
 --
--- Returns  how many of them run and need another step.
+-- Returns  how many of them run.
 -- Raises   CB005, CB007.
--- Locks    the rows of redrives (skipping locked ones); then as sp_operator_retry.
+-- Locks    the redrive's row (another one where that is locked); then as sp_operator_retry.
 create function commandbus.sp_step_redrives(p_domain text, p_notify boolean default true)
 returns int
 language plpgsql
@@ -3441,26 +3448,27 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_redrive commandbus.redrive;
-    v_left    int := 0;
 begin
     perform commandbus._check_domain(p_domain);
-    for v_redrive in
-        select r.*
+    select r.* into v_redrive
+    from commandbus.redrive r
+    where r.domain = p_domain and r.status = 'RUNNING' and r.finished_at is null
+    order by r.looked_at
+    limit 1
+    for no key update skip locked;
+    if found then
+        perform commandbus._step_redrive(v_redrive, p_notify);
+    end if;
+    return (
+        select count(*)
         from commandbus.redrive r
         where r.domain = p_domain and r.status = 'RUNNING' and r.finished_at is null
-        order by r.created_at
-        for no key update skip locked
-    loop
-        v_left := v_left + commandbus._step_redrive(v_redrive, p_notify)::int;
-    end loop;
-    return v_left;
+    );
 end $$;
 
 -- commandbus._step_redrive: one step of one redrive, whose row the caller has locked.
---
--- Returns  whether it needs another one.
 create function commandbus._step_redrive(p_redrive commandbus.redrive, p_notify boolean)
-returns boolean
+returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_hashjoin = off
@@ -3489,8 +3497,14 @@ begin
     update commandbus.redrive_item i
     set failed_at = a.attention_at
     from again a
-    where i.redrive_id = any (array[p_redrive.redrive_id]) and i.command_id = any (array[a.command_id])
-        and i.sent_at < a.attention_at and i.failed_at is null;
+    cross join lateral (  -- a lookup for each: what the server knows of the table is older than this redrive
+        select n.ctid
+        from commandbus.redrive_item n
+        where n.redrive_id = p_redrive.redrive_id and n.command_id = a.command_id
+            and n.sent_at < a.attention_at and n.failed_at is null
+        limit 1
+    ) t
+    where i.ctid = t.ctid;
     get diagnostics v_failed = row_count;
     if p_redrive.failed_count + v_failed >= p_redrive.stop_after then
         v_ends := 'STOPPED';
@@ -3514,7 +3528,13 @@ begin
                 set sent_at = case when v.refusal is null then v_now end,
                     refusal = v.refusal
                 from verdicts v
-                where i.redrive_id = any (array[p_redrive.redrive_id]) and i.command_id = any (array[v.command_id])
+                cross join lateral (
+                    select n.ctid
+                    from commandbus.redrive_item n
+                    where n.redrive_id = p_redrive.redrive_id and n.command_id = v.command_id
+                    limit 1
+                ) t
+                where i.ctid = t.ctid
                 returning i.refusal
             )
             select count(*) filter (where m.refusal is null), count(*) filter (where m.refusal is not null)
@@ -3538,7 +3558,6 @@ begin
         perform commandbus._log_redrive(p_redrive.redrive_id, 'REDRIVE_' || v_ends, null,
             case v_ends when 'STOPPED' then 'too many failed again' end);
     end if;
-    return v_ends is null;
 end $$;
 
 -- commandbus.list_redrives: newest first.
@@ -3989,6 +4008,26 @@ begin
         exit when v_deleted >= p_limit;
     end loop;
     return v_deleted;
+end $$;
+
+-- commandbus.sp_prune_throughput: forget what workers said more than eight days ago, and workers not heard of for a day.
+--
+-- Returns  how many rows were deleted.
+-- Locks    the rows it deletes.
+create function commandbus.sp_prune_throughput()
+returns int
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_points  int;
+    v_workers int;
+begin
+    delete from commandbus.throughput t where t.at < now() - interval '8 days';
+    get diagnostics v_points = row_count;
+    delete from commandbus.worker w where w.seen_at < now() - interval '1 day';
+    get diagnostics v_workers = row_count;
+    return v_points + v_workers;
 end $$;
 
 -- commandbus.sp_prune_redrives: forget redrives that ended before p_before, with what they selected.

@@ -43,6 +43,7 @@ MATRIX = {
     "sp_tsq_complete": "operator",
     "sp_park_lost": "operator",
     "sp_make_partitions": "app operator",
+    "sp_prune_throughput": "app operator",
     "sp_drop_partitions": "operator",
     "sp_prune_audit": "operator",
     "sp_prune_commands": "operator",

@@ -264,3 +264,19 @@ def test_take_replies_refuses_any_other_queue(bus: Bus) -> None:
     for queue in ("ship__replies", QUEUE, "pay", '"', "", None):
         with refusal("CB005", "reply_to"):
             bus.call("sp_take_replies", queue=queue, command_ids=[uuid4()])
+
+
+@pytest.mark.parametrize(
+    "event_type", ["OPERATOR_COMPLETE", " operator_edit", "BATCH_COMPLETED", "REDRIVE_STARTED", "DOMAIN_PAUSED"]
+)
+def test_who_ends_an_attempt_cannot_write_what_an_operator_did(bus: Bus, event_type: str) -> None:
+    command_id = start(bus)
+    with refusal("CB007", "event_type"):
+        finish(bus, command_id, "COMPLETED", event_type, details=Jsonb({"operator": "boss"}))
+    assert bus.status(command_id) == "IN_PROGRESS"
+
+
+@pytest.mark.parametrize("event_type", ["OPERATOR_RETRY", "operator_retry ", "\tSENT"])
+def test_the_librarys_events_cannot_be_forged_by_their_spelling(bus: Bus, event_type: str) -> None:
+    with refusal("CB006", "written by commandbus only"):
+        bus.call("log_event", domain=DOMAIN, command_id=uuid4(), event_type=event_type)

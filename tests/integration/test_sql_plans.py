@@ -202,8 +202,8 @@ def find_domains(bus: Bus) -> Callable[[], list[Row]]:
 
 
 def step_redrive(bus: Bus) -> Callable[[], list[Row]]:
-    """Start a redrive of a set that is due at once; step it."""
-    bus.call("sp_start_redrive", domain=DOMAIN, command_ids=waiting(bus), failure_key=None, rate=1_000)
+    """Start a redrive of everything that waits, of which a set is due at once; step it."""
+    bus.call("sp_start_redrive", domain=DOMAIN, command_ids=None, failure_key=None, rate=SET)
     # What failed long before is not looked for: here that is everything that waits.
     bus.run("update commandbus.redrive set stepped_at = now() - interval '1 s', looked_at = now() + interval '2 min'")
     return lambda: bus.call("sp_step_redrives", domain=DOMAIN)

@@ -170,6 +170,7 @@ def live_long(bus: Recorder) -> None:
     assert bus.call("query_audit", event_type="OPERATOR_CANCEL")[0]["domain"] == DOMAIN
     assert len(bus.call("query_audit", domain=DOMAIN, limit=5)) == 5
     past = bus.value("select pg_catalog.now()")
+    assert bus.result("sp_prune_throughput") == 0
     assert bus.result("sp_make_partitions", months_ahead=4) is not None
     (lost,) = bus.send_new()
     bus.run("delete from pgmq.q_pay__commands where msg_id operator(pg_catalog.=) %s", bus.command(lost)["msg_id"])

@@ -45,9 +45,9 @@ def maintain(
     """Make the audit's next partitions, and remove what is older than you say.
 
     What no option and no variable names is kept for ever: COMMANDBUS_KEEP_COMMANDS_DAYS, and so on with AUDIT,
-    PAYLOADS, ARCHIVES, REPLIES. What waits, runs or is with an operator is never touched. Workers do the same about
-    every hour. Exit code 1 when another session was in the way. --dry-run does and undoes the first step of each kind,
-    which is up to 10,000 rows.
+    PAYLOADS, ARCHIVES, REPLIES. What waits, runs or is with an operator is never removed; its audit goes with its
+    month. Workers do the same about every hour. Exit code 1 when another session was in the way. --dry-run does and
+    undoes the first step of each kind, which is up to 10,000 rows.
     """
     given = {
         "keep_commands_days": keep_commands,

@@ -51,7 +51,8 @@ def start(
         UUID | None, typer.Option(help='Only this group of failures, see "tsq groups".', metavar="KEY")
     ] = None,
     stop_after: Annotated[
-        int | None, typer.Option(help="Stop when so many wait for an operator again.", metavar="N")
+        int | None,
+        typer.Option(help="Stop when so many wait for an operator again, as seen once a second.", metavar="N"),
     ] = None,
     limit: Annotated[int, typer.Option(help="Most commands, 1 to 100,000.", metavar="N")] = 100_000,
     reason: Reason = None,

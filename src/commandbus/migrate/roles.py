@@ -185,9 +185,10 @@ MAY_CALL: Mapping[str, frozenset[Role]] = MappingProxyType(
         **dict.fromkeys(_SENDING_AND_WORKING, _APP),
         **dict.fromkeys(_DECIDING, _OPERATOR),
         **dict.fromkeys(_READING, _EVERYBODY),
-        # Workers call these two by themselves. They add what is missing and never take anything away.
+        # Workers call these by themselves. They add what is missing, and forget only what nothing depends on.
         "sp_create_domain": _APP | _OPERATOR,
         "sp_make_partitions": _APP | _OPERATOR,
+        "sp_prune_throughput": _APP | _OPERATOR,
         "log_event": _APP | _OPERATOR,
     }
 )

@@ -228,7 +228,8 @@ class Redrive:
         total_count: commands selected.
         sent_count: of these, queued again.
         refused_count: of these, decided about by somebody else before their turn.
-        failed_count: of those queued, known to wait for an operator again.
+        failed_count: of those queued, waiting for an operator again while it still ran; what came later is in
+            `RedriveProgress`.
         operator: who started it.
         reason: and why.
         created_at: when it was started.

@@ -86,8 +86,9 @@ class Troubleshooting(Repository):
     ) -> int:
         """Queue a command of the TSQ again with other *data*, JSON text. Source: ``commandbus.sp_operator_edit``."""
         msg_id: int = await self._value(
-            "select commandbus.sp_operator_edit($1::text, $2::uuid, $3::jsonb, $4::text, $5::text, $6::boolean)",
-            (domain, command_id, data, operator, reason, self._settings.notify),
+            "select commandbus.sp_operator_edit($1::text, $2::uuid, $3::jsonb, $4::text, $5::text, $6::boolean,"
+            " $7::int)",
+            (domain, command_id, data, operator, reason, self._settings.notify, self._settings.max_payload_bytes),
             repeatable=False,
         )
         return msg_id

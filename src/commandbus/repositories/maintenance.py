@@ -75,6 +75,11 @@ class PostgresMaintenance(Repository):
         deleted: int | None = await self._value(f"select commandbus.sp_prune_audit({_CUTOFF})", (days,))
         return deleted
 
+    async def prune_throughput(self) -> int:
+        """Forget what workers told long ago; return how many rows. Source: ``commandbus.sp_prune_throughput``."""
+        deleted: int = await self._value("select commandbus.sp_prune_throughput()")
+        return deleted
+
     async def prune_redrives(self, days: int) -> int | None:
         """Delete redrives that ended more than *days* ago. Source: ``commandbus.sp_prune_redrives``."""
         deleted: int | None = await self._value(f"select commandbus.sp_prune_redrives({_CUTOFF})", (days,))

@@ -32,8 +32,8 @@ class _BusyError(Exception):
 class Maintenance:
     """Does the housekeeping of one database, in steps of up to 10,000 rows, each a transaction of its own.
 
-    Nothing that waits, runs or is with an operator is ever touched, and no sender or worker is held up. Workers do
-    this by themselves; `commandbus maintain` does it from cron.
+    No command that waits, runs or is with an operator is ever removed, though its audit goes with its month; and no
+    sender or worker is held up. Workers do this by themselves; `commandbus maintain` does it from cron.
 
     Args:
         pool: a `CommandBusPool`, or any psycopg pool on a migrated database.
@@ -120,6 +120,7 @@ class _Round:
 
 def _make_partitions(now: _Round) -> None:
     now.report.partitions_made.extend(_unless_busy(now.steps.make_partitions(MONTHS_AHEAD)))
+    now.steps.prune_throughput()
 
 
 def _forget_audit(now: _Round) -> None:

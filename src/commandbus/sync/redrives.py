@@ -55,7 +55,8 @@ class Redrives:
             rate: commands per second, 0.001 to 10,000.
             command_ids: exactly these, 1 to 100,000.
             failure_key: those of this group of failures; all of the domain when both are None.
-            stop_after: stop when this many wait for an operator again.
+            stop_after: stop when this many wait for an operator again. It looks once a second: choose a rate that lets
+                failures be seen before everything is sent.
             operator: who decides, for the audit; up to 200 characters.
             reason: and why; up to 2,000.
             limit: the most to select, 1 to 100,000.

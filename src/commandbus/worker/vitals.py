@@ -77,6 +77,8 @@ class Vitals:
                     beaten_at = time.monotonic()
                     await self._beat()
                 running = await self._redrives.step(self._worker[1])
+                for _ in range(running - 1):  # one redrive per call
+                    await self._redrives.step(self._worker[1])
             except (psycopg.Error, CommandBusError) as error:
                 logger.debug(
                     "a worker could not say that it lives",

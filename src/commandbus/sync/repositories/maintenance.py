@@ -76,6 +76,11 @@ class PostgresMaintenance(Repository):
         deleted: int | None = self._value(f"select commandbus.sp_prune_audit({_CUTOFF})", (days,))
         return deleted
 
+    def prune_throughput(self) -> int:
+        """Forget what workers told long ago; return how many rows. Source: ``commandbus.sp_prune_throughput``."""
+        deleted: int = self._value("select commandbus.sp_prune_throughput()")
+        return deleted
+
     def prune_redrives(self, days: int) -> int | None:
         """Delete redrives that ended more than *days* ago. Source: ``commandbus.sp_prune_redrives``."""
         deleted: int | None = self._value(f"select commandbus.sp_prune_redrives({_CUTOFF})", (days,))
