@@ -27,6 +27,7 @@ from commandbus.payload.json_text import (
     decode_leniently,
     encode,
     encode_value,
+    parse_json,
 )
 from commandbus.payload.texts import MAX_ERROR_LENGTH, clean_text, describe_validation_error
 
@@ -55,4 +56,5 @@ __all__ = [
     "describe_validation_error",
     "encode",
     "encode_value",
+    "parse_json",
 ]
