@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from commandbus.console import ConsoleSettings
+from tests.e2e.app import close_app, create_app
 from tests.e2e.browser import Windows, check_accessibility, chromium, served, take_screenshot
+from tests.e2e.demo import Visitor, worker_process
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from flask import Flask
     from playwright.sync_api import Browser, Page
+
+    from commandbus.sync import CommandBusPool
 
 
 class Serve(Protocol):
@@ -65,3 +72,32 @@ def axe() -> Callable[[Page], None]:
 def screenshot() -> Callable[[Page, str], None]:
     """Keep a picture of a page, where COMMANDBUS_SCREENSHOTS names a directory."""
     return take_screenshot
+
+
+@pytest.fixture
+def demo(sync_pool: CommandBusPool) -> Iterator[Flask]:
+    """The demo application on the test's own database."""
+    app = create_app(sync_pool, settings=ConsoleSettings.load())
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    yield app
+    close_app(app)
+
+
+@pytest.fixture
+def visitor(demo: Flask) -> Visitor:
+    """Somebody at the demo, without a browser."""
+    return Visitor(demo)
+
+
+@pytest.fixture
+def demo_worker(database_url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The demo's worker, as a process of its own."""
+    with worker_process(database_url, tmp_path / "worker.log") as process:
+        yield process
+
+
+@pytest.fixture
+def demo_url(demo: Flask, serve: Serve, open_page: Windows) -> str:
+    """The address of the demo, and of the paths that pages are told to open."""
+    open_page.base_url = serve(demo)
+    return open_page.base_url

@@ -19,6 +19,7 @@ from commandbus import (
     HandlerContext,
     HandlerRegistry,
     PermanentCommandError,
+    StaleLeaseError,
     TransientCommandError,
     Worker,
 )
@@ -74,12 +75,12 @@ class TestHandler:
         return result
 
     async def _behave(self, behavior: dict[str, Any], attempt: int, context: HandlerContext) -> dict[str, Any]:
-        seconds = behavior.get("execution_time_ms", 0) / 1_000
-        if behavior["type"] == "timeout" and seconds > self._visibility_timeout:
+        kind, seconds = behavior.get("type"), behavior.get("execution_time_ms", 0) / 1_000
+        if kind == "timeout" and seconds > self._visibility_timeout:
             await self._time_out(context)
         if seconds > 0:
             await asyncio.sleep(seconds)
-        match behavior["type"]:
+        match kind:
             case "success" | "timeout":
                 return {"status": "success"}
             case "fail_permanent":
@@ -106,7 +107,7 @@ class TestHandler:
                 if (await connection.execute(_LAPSE, (context.msg_id, row[0]))).rowcount == 0:
                     break
             await asyncio.sleep(0.05)
-        raise TransientCommandError("TIMEOUT", "the command was delivered again before its handler ended")
+        raise StaleLeaseError("the command was delivered again before its handler ended")
 
     async def _end(self, command: Command, result: dict[str, Any]) -> None:
         async with self._pool.connection() as connection:
@@ -190,7 +191,7 @@ async def _main(url: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("commandbus").setLevel(logging.WARNING)
+    logging.getLogger("commandbus").setLevel(logging.ERROR)  # what fails here fails on purpose
     logger.setLevel(logging.INFO)
     try:
         asyncio.run(_main(os.environ["COMMANDBUS_DATABASE_URL"]))
