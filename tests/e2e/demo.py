@@ -42,7 +42,7 @@ class Visitor(Browser):
         assert found, "the page has no token"
         return self.open(f"/api/e2e{path}", method=method, headers={"X-CSRF-Token": found[1]}, **options)
 
-    def ended(self, command_id: str, status: str, seconds: float = 30.0) -> dict[str, Any]:
+    def ended(self, command_id: str, status: str, seconds: float = 15.0) -> dict[str, Any]:
         """Return a test command once it has this status."""
 
         def look() -> dict[str, Any] | None:

@@ -54,7 +54,8 @@ def main() -> int:
         _say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        _say("ended")
+        pass  # before there were pages; the server of the pages takes it for itself
+    _say("ended")
     return 0
 
 

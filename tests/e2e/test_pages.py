@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from commandbus.console import NAVIGATION
 from tests.e2e.app import ENTRIES
-from tests.e2e.demo import Visitor
+
+if TYPE_CHECKING:
+    from tests.e2e.demo import Visitor
 
 PAGES = ("/test-commands", "/test-commands/new", "/test-commands/bulk", "/settings")
 

@@ -20,7 +20,7 @@ from commandbus.sync import CommandBusPool, Operations
 from tests.cli_process import environment
 from tests.e2e.app.config import DATABASE, PORT
 from tests.e2e.demo import ROOT, until
-from tests.support import missing
+from tests.support import missing, scratch_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def started(url: str | None, directory: Path, *options: str) -> Iterator[subproc
 
 def members(group: int) -> list[str]:
     """Return the processes of a group."""
-    listed = subprocess.run(("ps", "-A", "-o", "pgid=,pid=,stat="), capture_output=True, text=True, check=True)
+    listed = subprocess.run(("/bin/ps", "-A", "-o", "pgid=,pid=,stat="), capture_output=True, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if line.split()[0] == str(group) and "Z" not in line]
 
 
@@ -95,29 +95,25 @@ def test_it_starts_on_port_5001_and_the_home_page_loads_with_a_sidebar(database_
         assert '<span class="grow">Test commands</span>' in page
 
 
-def test_without_a_database_it_makes_its_own_and_ctrl_c_ends_all_of_it(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    directory = tmp_path_factory.mktemp("demo")
-    for path in (directory, *directory.parents[:3]):
-        path.chmod(path.stat().st_mode | 0o055)  # the server's user must come through
-    server, port = EmbeddedServer(directory / "postgres"), free_port()
-    with started(None, directory, "--port", str(port)) as process:
+def test_without_a_database_it_makes_its_own_and_ctrl_c_ends_all_of_it() -> None:
+    port = free_port()
+    with scratch_directory() as directory, started(None, directory, "--port", str(port)) as process:
+        server = EmbeddedServer(directory / "postgres")
         assert until(lambda: home(port) or process.poll() is not None, 60), (directory / "log").read_text()
         with psycopg.connect(server.url(DATABASE)) as connection:
             found = [connection.execute("select to_regclass(%s)", (name,)).fetchone() for name in TABLES]
-        assert None not in [row[0] for row in found if row]
+        assert (None,) not in found
         with CommandBusPool(database_url=server.url(DATABASE)) as pool:
             (worker,) = until(lambda: Operations(pool).list_workers())
+        assert worker.domain == "test"
         assert len(members(process.pid)) == 2, "the worker is in the same process group"
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(30) == 0
         assert members(process.pid) == []
         assert not server.status().running
-    log = (directory / "log").read_text()
-    assert worker.domain == "test"
-    assert "Traceback" not in log
-    assert log.splitlines()[-1] == "ended"
+        log = (directory / "log").read_text()
+        assert "Traceback" not in log
+        assert log.splitlines()[-1] == "ended"
 
 
 def test_a_worker_ends_when_its_application_is_killed(database_url: str, tmp_path: Path) -> None:

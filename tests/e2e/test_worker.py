@@ -11,6 +11,8 @@ from commandbus.sync import CommandBus, CommandBusPool, Operations
 from tests.e2e.app.config import DOMAIN
 from tests.e2e.demo import Visitor, quick, until
 
+pytestmark = pytest.mark.usefixtures("demo_worker")
+
 PARKED = "IN_TROUBLESHOOTING_QUEUE"
 
 

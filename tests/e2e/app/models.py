@@ -176,7 +176,7 @@ def _has_ended() -> Any:
 
 
 def _json(behavior: Behavior) -> dict[str, Any]:
-    return behavior.model_dump(mode="json", exclude_none=True)
+    return behavior.model_dump(mode="json", exclude_defaults=True)
 
 
 def _out(row: Row[Any]) -> TestCommandOut:
