@@ -10,11 +10,16 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
+from commandbus.console import ConsoleSettings
+from tests.e2e.app import close_app, create_app
 from tests.e2e.app.api import PREFIX
 from tests.e2e.demo import Visitor, until
+from tests.integration.console.browser import CANARY, TOKENS, VIEWER_TOKEN
 
 if TYPE_CHECKING:
     from flask import Flask
+
+    from commandbus.sync import CommandBusPool
 
 SUCCESS = {"behavior": {"type": "success"}}
 
@@ -124,3 +129,17 @@ def test_nothing_changes_without_the_token(visitor: Visitor) -> None:
         answer = visitor.open(f"/api/e2e{path or '/test-commands'}", method=method, json=SUCCESS)
         assert answer.status_code == 403
     assert visitor.api("GET", "/test-commands")["test_commands"] == []
+
+
+def test_viewers_see_no_payloads_and_change_nothing(sync_pool: CommandBusPool, visitor: Visitor) -> None:
+    made = visitor.api("POST", "/test-commands", SUCCESS | {"payload": {"secret": CANARY}}, code=201)
+    assert made["payload"] == {"secret": CANARY}
+    app = create_app(sync_pool, settings=ConsoleSettings.load(**TOKENS))
+    viewer = Visitor(app, VIEWER_TOKEN, "grace")
+    assert CANARY not in viewer.call("GET", "/test-commands").text
+    assert CANARY not in viewer.call("GET", f"/test-commands/{made['command_id']}").text
+    assert "Only operators" in viewer.api("POST", "/test-commands", SUCCESS, code=403)["error"]
+    assert viewer.post("/settings/worker", {"concurrency": "9"}, form="/settings").status_code == 403
+    assert Visitor(app).get("/test-commands").location.startswith("/login")
+    assert Visitor(app).get("/api/e2e/test-commands").status_code == 401
+    close_app(app)

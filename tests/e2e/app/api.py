@@ -12,6 +12,7 @@ from flask import Blueprint, Response, abort, jsonify, request
 from pydantic.json_schema import models_json_schema
 
 from commandbus import InvalidArgumentError
+from commandbus.console.records import shown
 from tests.e2e.app import schemas
 from tests.e2e.app.config import RetryConfig, WorkerConfig
 from tests.e2e.app.parts import parts
@@ -103,13 +104,14 @@ def _on_bus_refusal(error: InvalidArgumentError) -> ResponseReturnValue:
 @operation("GET", "/test-commands", schemas.TestCommandPage, query=schemas.TestCommandQuery)
 def list_test_commands(query: schemas.TestCommandQuery) -> schemas.TestCommandPage:
     """List test commands, newest first."""
-    return parts().commands.find(query)
+    found = parts().commands.find(query)
+    return found.model_copy(update={"test_commands": [_seen(one) for one in found.test_commands]})
 
 
 @operation("POST", "/test-commands", schemas.TestCommandOut, status=201, body=schemas.NewTestCommand)
 def create_test_command(body: schemas.NewTestCommand) -> schemas.TestCommandOut:
     """Send a test command."""
-    return _here(parts().commands.get(parts().create(body)))
+    return _seen(_here(parts().commands.get(parts().create(body))))
 
 
 @operation("DELETE", "/test-commands", schemas.Deleted)
@@ -121,7 +123,7 @@ def delete_finished_test_commands() -> schemas.Deleted:
 @operation("GET", "/test-commands/<uuid:command_id>", schemas.TestCommandOut, refusals=(404,))
 def get_test_command(command_id: UUID) -> schemas.TestCommandOut:
     """Return a test command."""
-    return _here(parts().commands.get(command_id))
+    return _seen(_here(parts().commands.get(command_id)))
 
 
 @operation(
@@ -133,7 +135,7 @@ def get_test_command(command_id: UUID) -> schemas.TestCommandOut:
 )
 def change_test_command(command_id: UUID, body: schemas.TestCommandChange) -> schemas.TestCommandOut:
     """Change how a test command behaves from its next attempt on."""
-    return _here(parts().commands.change(command_id, body))
+    return _seen(_here(parts().commands.change(command_id, body)))
 
 
 @operation("DELETE", "/test-commands/<uuid:command_id>", None, status=204, refusals=(404, 409))
@@ -258,6 +260,11 @@ def _query_parameters(one: Operation) -> list[dict[str, Any]]:
         return []
     schema = adapter(one.query).json_schema(ref_template=_REF)
     return [{"name": name, "in": "query", "schema": value} for name, value in schema["properties"].items()]
+
+
+def _seen(one: schemas.TestCommandOut) -> schemas.TestCommandOut:
+    """Return a test command as the one who asks may see it: its payload stands for business data."""
+    return one.model_copy(update={"payload": shown(one.payload)})
 
 
 def _here(found: T | None) -> T:
