@@ -61,6 +61,7 @@ def test_every_page_fits_and_is_accessible(
         screenshot(page, f"e2e-{name}-{size[0]}-{'dark' if dark else 'light'}")
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("demo_worker")
 def test_ten_thousand_commands_are_generated_and_processed_with_a_progress_bar(
     demo_url: str, visitor: Visitor, page: Page, sync_pool: CommandBusPool, screenshot: Callable[[Page, str], None]
@@ -71,10 +72,10 @@ def test_ten_thousand_commands_are_generated_and_processed_with_a_progress_bar(
     page.get_by_role("button", name="Generate").click()
     processed = page.get_by_role("progressbar", name="Processed")
     expect(processed).to_have_attribute("aria-valuemax", str(COMMANDS))
-    expect(page.locator("[data-run-state]")).to_have_text("Processing", timeout=60_000)
+    expect(processed).not_to_have_attribute("aria-valuenow", "0", timeout=60_000)
     screenshot(page, "e2e-run-under-way")
     assert 0 < int(processed.get_attribute("aria-valuenow") or 0) < COMMANDS
-    expect(page.locator("[data-run-state]")).to_have_text("Done", timeout=90_000)
+    expect(page.locator("[data-run-state]")).to_have_text("Done", timeout=180_000)
     for name in ("Generated", "Processed"):
         bar = page.get_by_role("progressbar", name=name)
         expect(bar).to_have_attribute("aria-valuenow", str(COMMANDS))
