@@ -1,7 +1,7 @@
 # Everything runs from .venv, which the first target makes: Python 3.11 or newer, git and make are enough.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo assets test test-pgbouncer test-flyway test-docker check fix sync db migrate bench
+.PHONY: help venv demo assets test test-pgbouncer test-flyway test-docker test-e2e check fix sync db migrate bench
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -33,6 +33,9 @@ test-flyway: $(STAMP)  ## compare the migration runner with Flyway, which Maven 
 
 test-docker: $(STAMP)  ## build the images, and run docker-compose.yml and tests on a server in a container
 	COMMANDBUS_REQUIRE_ALL=1 $(BIN)/pytest tests/docker --timeout=600 $(ARGS)
+
+test-e2e: $(STAMP)  ## run the tests of the demo application in tests/e2e; needs Chromium
+	COMMANDBUS_REQUIRE_ALL=1 $(BIN)/pytest tests/e2e $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import floors, sync twin, schema snapshot
 	$(BIN)/ruff check

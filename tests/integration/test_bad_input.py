@@ -196,6 +196,7 @@ DOORS: list[tuple[str, str, list[Any], Callable[[Doors, Any], object]]] = [
     ("Worker", "domain", NO_DOMAINS, lambda d, x: Worker(d.pool, x)),
     ("Worker", "visibility_timeout", NO_COUNTS, lambda d, x: Worker(d.pool, "pay", visibility_timeout=x)),
     ("run", "concurrency", [*NO_COUNTS, 10_001], lambda d, x: d.worker.run(x)),
+    ("run in batches", "batch_size", [*NO_COUNTS, 1_001], lambda d, x: d.worker.run(batch_size=x)),
     ("run", "poll_interval", [*NO_SECONDS, 0], lambda d, x: d.worker.run(1, x)),
     ("receive", "batch_size", [*NO_COUNTS, 10_001], lambda d, x: d.worker.receive(x)),
     ("receive", "visibility_timeout", some(NO_COUNTS), lambda d, x: d.worker.receive(1, x)),

@@ -367,3 +367,15 @@ async def test_rows_that_a_statement_does_not_have_are_named(bus: CommandBus, po
     assert (await last_error(bus, command_id))[2] == (
         "the last operation didn't produce records (command status: CREATE TABLE)"
     )
+
+
+async def test_a_worker_takes_at_most_its_batch_size_in_one_look(bus: CommandBus, pool: CommandBusPool) -> None:
+    async def charge(_: Command, __: HandlerContext) -> None:
+        return
+
+    command_ids = await send_many(bus, 7)
+    async with running(make_worker(pool, registry_of(charge=charge)), concurrency=10, batch_size=3):
+        await reached(bus, command_ids)
+    looks = await rows(pool, "select count(*) from commandbus.audit where event_type = 'RECEIVED' group by ts")
+    assert sum(count for (count,) in looks) == 7
+    assert max(count for (count,) in looks) <= 3

@@ -2,6 +2,7 @@
 
 import logging
 
+from flask import Flask
 from waitress.server import create_server
 
 from commandbus.console.app import create_app
@@ -20,7 +21,15 @@ def serve(pool: CommandBusPool, settings: ConsoleSettings, registry: HandlerRegi
     Raises:
         InvalidArgumentError: it cannot listen there.
     """
-    app = create_app(pool, settings=settings, registry=registry)
+    serve_app(create_app(pool, settings=settings, registry=registry), settings)
+
+
+def serve_app(app: Flask, settings: ConsoleSettings) -> None:
+    """Serve any app that the console is part of, until the process is interrupted.
+
+    Raises:
+        InvalidArgumentError: it cannot listen there.
+    """
     try:
         server = create_server(
             app,

@@ -28,7 +28,6 @@ from commandbus.worker.settle import Settler
 
 logger = logging.getLogger(__name__)
 
-_MOST = 1_000
 _LONGEST_TURN = 0.005  # seconds of the loop's time for handlers that never wait
 _LAST_WORDS = 1.0
 
@@ -43,6 +42,7 @@ class RunOptions:
     domain: str
     concurrency: int
     poll_interval: float
+    batch_size: int
     visibility_timeout: int
     policy: RetryPolicy
     max_result_bytes: int
@@ -169,7 +169,7 @@ class Engine:
         """How many commands may be received now."""
         if self._settler.backlog > 2 * self._options.concurrency:
             return 0
-        return min(self._options.concurrency - len(self._running) - len(self._ready), _MOST)
+        return min(self._options.concurrency - len(self._running) - len(self._ready), self._options.batch_size)
 
     async def _read(self) -> None:
         backoff = Backoff()

@@ -31,6 +31,7 @@ from commandbus.worker.vitals import Vitals
 logger = logging.getLogger(__name__)
 
 MAX_CONCURRENCY = 10_000
+MAX_BATCH_SIZE = 1_000
 _MAX_VISIBILITY_TIMEOUT = 86_400
 _MAX_POLL_INTERVAL = 3_600
 _LAST_CALLS = 5.0
@@ -183,7 +184,14 @@ class Worker:
             error = BusinessRuleException(*_code_and_text(error))
         await self._settle(received, self._settlement_of(received, error))
 
-    async def run(self, concurrency: int = 1, poll_interval: float = 1.0, use_notify: bool = True) -> None:
+    async def run(
+        self,
+        concurrency: int = 1,
+        poll_interval: float = 1.0,
+        use_notify: bool = True,
+        *,
+        batch_size: int = MAX_BATCH_SIZE,
+    ) -> None:
         """Execute commands until `stop` is called or this task is cancelled.
 
         The domain's queues are made if they are missing. A lost database is waited for. Plain ``def`` handlers
@@ -193,6 +201,7 @@ class Worker:
             concurrency: most handlers at the same time, 1 to 10,000.
             poll_interval: seconds between looks at an empty queue, 0.01 to 3,600.
             use_notify: let NOTIFY wake the worker in between; polling goes on all the same.
+            batch_size: most commands taken in one look, 1 to 1,000; never more than there are free handlers for.
 
         Raises:
             InvalidArgumentError: an argument breaks its limit.
@@ -201,12 +210,14 @@ class Worker:
         """
         check_count(concurrency, "concurrency", 1, MAX_CONCURRENCY)
         check_timeout(poll_interval, "poll_interval", 0.01, _MAX_POLL_INTERVAL)
+        check_count(batch_size, "batch_size", 1, MAX_BATCH_SIZE)
         if self._task is not None:
             raise InvalidOperationError("the worker runs already")
         options = RunOptions(
             domain=self._domain,
             concurrency=concurrency,
             poll_interval=poll_interval,
+            batch_size=batch_size,
             visibility_timeout=self._visibility_timeout,
             policy=self._policy,
             max_result_bytes=self._settings.max_payload_bytes,

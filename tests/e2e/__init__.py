@@ -1,0 +1,1 @@
+"""The demo application, and tests that look at it and at the console as people do: in a browser."""

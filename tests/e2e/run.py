@@ -1,0 +1,138 @@
+"""The demo application on port 5001: ``python tests/e2e/run.py``. Ctrl-c ends all of it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+try:
+    import psycopg
+
+    from commandbus import CommandBusError, CommandBusSettings, InvalidArgumentError
+    from commandbus.console import ConsoleSettings, serve_app, url_of
+    from commandbus.demo.stage import interruptible
+    from commandbus.embedded import EmbeddedServer, default_data_directory
+    from commandbus.migrate import migrate
+    from commandbus.sync import CommandBus, CommandBusPool
+    from tests.e2e.app import close_app, create_app
+    from tests.e2e.app.config import DATABASE, DOMAIN, PORT
+except ModuleNotFoundError as error:
+    sys.exit(f"the demo needs {error.name}: pip install -r tests/e2e/requirements.txt")
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_URL = "COMMANDBUS_DATABASE_URL"
+_PATIENCE = 15.0  # seconds for the worker to end
+
+
+def main() -> int:
+    """Run the demo until it is interrupted; return the exit code."""
+    asked = _arguments()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = ConsoleSettings.load(port=asked.port)
+        _check_port(settings)
+        with interruptible(), ExitStack() as stack:
+            url = os.environ.get(_URL) or stack.enter_context(_embedded())
+            migrate(url, with_e2e=True)
+            if not asked.no_worker:
+                stack.enter_context(_worker(url))
+            _serve(url, settings)
+    except CommandBusError as error:
+        _say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        pass  # before there were pages; the server of the pages takes it for itself
+    _say("ended")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        description="Serve the demo application, with a worker beside it.",
+        epilog=f"The database is {_URL}; without it, {DATABASE} of the embedded server in .commandbus/postgres.",
+    )
+    parser.add_argument("--port", type=_port, default=PORT, metavar="N", help=f"port, by default {PORT}")
+    parser.add_argument("--no-worker", action="store_true", help="serve the pages only")
+    return parser.parse_args()
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError("must be an integer from 1 to 65,535")
+    return int(text)
+
+
+def _check_port(settings: ConsoleSettings) -> None:
+    """Refuse a port that is taken before anything is started."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            problem = f"cannot listen on {url_of(settings)}: {error.strerror}; choose another with --port"
+            raise InvalidArgumentError("port", problem) from None
+
+
+@contextmanager
+def _embedded() -> Iterator[str]:
+    """Give the demo's database on the embedded server, which stops afterwards unless it ran before."""
+    with EmbeddedServer(default_data_directory()) as server:
+        with psycopg.connect(server.url()) as connection:
+            found = connection.execute("select from pg_database where datname = %s", (DATABASE,)).rowcount
+        yield server.url(DATABASE) if found else server.create_database(DATABASE)
+
+
+@contextmanager
+def _worker(url: str) -> Iterator[None]:
+    """Run the worker in a process of its own, in this process group."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.e2e.app.worker"],
+        cwd=ROOT,
+        env={**os.environ, _URL: url},
+        stdin=subprocess.PIPE,  # its end tells the worker that this process is gone, however it ended
+    )
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def _serve(url: str, settings: ConsoleSettings) -> None:
+    with CommandBusPool(CommandBusSettings.load(database_url=url)) as pool:
+        CommandBus(pool).create_domain(DOMAIN)
+        app = create_app(pool, settings=settings)
+        _say(f"the demo is on {url_of(settings)}; ctrl-c ends it")
+        try:
+            serve_app(app, settings)
+        finally:
+            close_app(app)
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
