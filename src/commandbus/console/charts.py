@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 _TOP, _BOTTOM = 8.0, 1.0
 _MOST_TICKS = 4
-_NICE = (1, 2, 4, 5, 6, 8, 10)
+_NICE = (1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 12)  # their quarters are short
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def shares(parts: Sequence[tuple[str, str, int]], total: int | None = None) -> t
 
 
 def nice_ceiling(value: float, least: float = float(_MOST_TICKS)) -> float:
-    """Return the next number of 1, 2, 4, 5, 6, 8 or 10 times a power of ten; at least *least*."""
+    """Return the next number whose quarters are short, such as 12, 40 or 600; at least *least*."""
     if value <= least:
         return least
     power = 10.0 ** math.floor(math.log10(value))

@@ -126,9 +126,7 @@ class Shop:
         """Send what customers want: more at some times than at others."""
         tide = 1 + 0.6 * math.sin(2 * math.pi * second / _TIDE)
         requests = [
-            SendRequest(
-                domain, kind, uuid4(), make_data(kind), reply_to=_REPLIES if domain == ORDERS else None
-            )
+            SendRequest(domain, kind, uuid4(), make_data(kind), reply_to=_REPLIES if domain == ORDERS else None)
             for domain, kind, pace in _PACE
             for _ in range(_about(pace * tide))
         ]

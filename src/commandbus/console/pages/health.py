@@ -52,7 +52,7 @@ class Health:
 def show() -> ResponseReturnValue:
     """Show the page; `look` asks for an examination."""
     form = Form(request.args)
-    found = _look(form.one_of("look", Look))
+    found = _look(form.value_of("look", Look))
     text = render_template("commandbus/pages/health.html", health=found, look=form.raw("look"), form=form)
     return text, 400 if form.errors else 200
 
@@ -61,7 +61,7 @@ def show() -> ResponseReturnValue:
 def show_json() -> ResponseReturnValue:
     """Return the same."""
     form = Form(request.args)
-    found = _look(form.one_of("look", Look))
+    found = _look(form.value_of("look", Look))
     if form.errors:
         return jsonify(errors=form.errors), 400
     return json_or_errors(

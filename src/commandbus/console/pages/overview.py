@@ -89,7 +89,7 @@ def chosen(form: Form) -> tuple[str | None, Span]:
     domain = form.domain()
     if domain is not None and domain not in {known.domain for known in recent().overview()}:
         form.refuse("domain", "has no queue")
-    span = form.one_of("span", Span) or Span.QUARTER
+    span = form.value_of("span", Span) or Span.QUARTER
     return (None if form.errors else domain), span
 
 

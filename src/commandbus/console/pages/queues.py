@@ -130,7 +130,7 @@ def _find(domain: str) -> DomainOverview:
 
 
 def _span(form: Form) -> Span:
-    return form.one_of("span", Span) or Span.QUARTER
+    return form.value_of("span", Span) or Span.QUARTER
 
 
 def _bar(queue: DomainOverview, whole: int) -> tuple[Share, ...]:
