@@ -20,7 +20,7 @@ EXTENSION = "commandbus_console_recent"
 _NOW = 1.0  # seconds that an answer serves all who ask
 _SMALL = 4.0  # what workers tell of one domain; they do every 5
 _MOST_SPARKS = 30  # domains that have them
-_GROUPS = 5
+_GROUPS = 3
 T = TypeVar("T")
 
 
