@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from commandbus.console.activity import Span, draw, pieces, rates
+from commandbus.console.activity import Span, draw, merge, pieces, rates
 from commandbus.console.attention import needs
 from commandbus.models import DomainOverview, Redrive, RedriveStatus, ThroughputPoint, WorkerInfo
 
@@ -88,7 +88,7 @@ def test_each_need_is_named_with_its_place_and_the_most_urgent_comes_first() -> 
     found = needs(domains, [WORKER, silent, gone], [REDRIVE, replace(REDRIVE, status=RedriveStatus.PAUSED)], NOW)
     assert [(need.tone, need.title, need.text) for need in found] == [
         ("danger", "Nobody works on left", "1 command waiting, and no worker was heard of in the last 20 s"),
-        ("warning", "held is paused", "for 2 min by ada; 3 commands waiting: x"),
+        ("warning", "held is paused", "for 2 min by ada; 3 commands waiting: why"),
         ("warning", "late falls behind", "the oldest of 5 commands waits for 2 h; 1 worker at it"),
         ("warning", "1,200 commands wait for a decision", "torn 1,200"),
         ("warning", "1 worker of pay went silent", "last heard of 21 s ago: host-a 17"),
@@ -97,3 +97,11 @@ def test_each_need_is_named_with_its_place_and_the_most_urgent_comes_first() -> 
     ]
     places = {need.endpoint for need in found}
     assert places == {"console.queues.detail", "console.troubleshooting.find"}
+
+
+def test_what_is_known_is_kept_and_its_newest_piece_is_taken_anew() -> None:
+    past = [at(40), at(30), at(20)]
+    fresh = [replace(at(30), enqueued=None), replace(at(20), completed=41), at(10)]
+    assert merge(past, fresh, at(30).at) == [at(30), replace(at(20), completed=41), at(10)]
+    assert merge([], fresh, at(30).at) == fresh
+    assert merge(past, [], at(60).at) == past[:2]

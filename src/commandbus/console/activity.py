@@ -109,6 +109,14 @@ def pieces(points: Sequence[ThroughputPoint], span: Span, now: datetime) -> list
     return found
 
 
+def merge(past: Sequence[ThroughputPoint], fresh: Sequence[ThroughputPoint], after: datetime) -> list[ThroughputPoint]:
+    """Return what was known, from *after* on, with what is known now of the newest of it and of what came later."""
+    if not past:
+        return list(fresh)
+    newest = past[-1].at
+    return [one for one in past if after <= one.at < newest] + [one for one in fresh if one.at >= newest]
+
+
 def draw(points: Sequence[ThroughputPoint], span: Span, now: datetime) -> Charts:
     """Return the charts of what `Operations.throughput` said."""
     found = pieces(points, span, now)

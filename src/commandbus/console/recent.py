@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from flask import current_app
 
-from commandbus.console.activity import Charts, Span, Sparks, draw, spark
+from commandbus.console.activity import Charts, Span, Sparks, draw, merge, spark
 from commandbus.console.state import Console
 from commandbus.errors import CommandBusError
 from commandbus.models import DomainOverview, FailureGroup, LeaseInfo, Redrive, ThroughputPoint, WorkerInfo
@@ -43,6 +43,7 @@ class Recent:
         self._redrives = Redrives(console.pool)
         self._lock = threading.Lock()
         self._answers: dict[object, _Answer] = {}
+        self._past: dict[tuple[str | None, Span], list[ThroughputPoint]] = {}
 
     def overview(self) -> list[DomainOverview]:
         """Return what each domain holds."""
@@ -104,11 +105,16 @@ class Recent:
             self._answers.clear()
 
     def _throughput(self, domain: str | None, span: Span) -> tuple[list[ThroughputPoint], datetime]:
-        """Return what workers did, and when that was looked up."""
+        """Return what workers did, and when that was looked up: all of it the first time, then what is new."""
 
         def look() -> tuple[list[ThroughputPoint], datetime]:
             now = datetime.now(UTC)
-            return self._operations.throughput(domain, seconds=span.seconds, step=span.step), now
+            past = self._past.get((domain, span), [])
+            known = int((now - past[-1].at).total_seconds()) + span.step if past else span.seconds
+            fresh = self._operations.throughput(domain, seconds=min(known, span.seconds), step=span.step)
+            points = merge(past, fresh, now - timedelta(seconds=span.seconds + span.step))
+            self._past[domain, span] = points
+            return points, now
 
         return self.ask(("throughput", domain, span), max(_SMALL if domain else _NOW, span.step / 10), look)
 

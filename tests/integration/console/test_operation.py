@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from commandbus.console import ConsoleSettings, create_app
+from commandbus.console.activity import Span
 from commandbus.console.live import EXTENSION as LIVE
 from commandbus.console.recent import EXTENSION, Recent
 from commandbus.migrate import grant
@@ -101,6 +102,22 @@ def test_charts_show_what_was_done_and_gaps_where_nothing_is_known(
             assert 'data-values="-|-|' in text
     points = operator.get("/api/throughput?span=15m").get_json()["points"]
     assert [(point["completed"], point["parked"]) for point in points] == [(40, 3)]
+
+
+def test_charts_that_go_on_are_those_of_one_look(app: Flask, direct_url: str, sync_pool: CommandBusPool) -> None:
+    known: Recent = app.extensions[EXTENSION]
+    CommandBus(sync_pool).create_domain(DOMAIN)
+    rows = "generate_series(now() - interval '50 minutes', now() - interval '30 minutes', interval '10 s') at"
+    make = (
+        "insert into commandbus.throughput (domain, at, enqueued, completed) select %s, at, extract(epoch from at), 7"
+    )
+    run(direct_url, f"{make} from {rows}", (DOMAIN,))
+    before = known.points(DOMAIN, Span.HOUR)
+    run(direct_url, f"{make} from {rows.replace('50', '29.9').replace('30', '1')}", (DOMAIN,))
+    known.forget()
+    after = known.points(DOMAIN, Span.HOUR)
+    assert len(before) < len(after)
+    assert after == Operations(sync_pool).throughput(DOMAIN, seconds=Span.HOUR.seconds, step=Span.HOUR.step)
 
 
 @pytest.mark.parametrize("path", PLACES)
