@@ -122,7 +122,7 @@ def test_charts_that_go_on_are_those_of_one_look(app: Flask, direct_url: str, sy
 
 @pytest.mark.parametrize("path", PLACES)
 def test_bad_parameters_are_400_with_a_message(operator: Browser, path: str) -> None:
-    wrong = {"span": ("x", "15M", "QUARTER", "1 h", "0", "\x00", "9" * 5_000)}
+    wrong: dict[str, tuple[str, ...]] = {"span": ("x", "15M", "QUARTER", "1 h", "0", "\x00", "9" * 5_000)}
     if "queues" not in path:
         wrong["domain"] = (*DOMAINS, "unknown")
     for name, values in wrong.items():
