@@ -107,8 +107,9 @@ def line_chart(
     steps = range(_MOST_TICKS + 1)
     y_ticks = tuple(Tick(y(top_value * i / _MOST_TICKS), words(top_value * i / _MOST_TICKS)) for i in steps)
     indexes = sorted({round(i * (len(times) - 1) / _MOST_TICKS) for i in steps}) if times else []
-    moments = _moments(times)
-    x_ticks = tuple(Tick(places[i], moments[i]) for i in indexes)
+    length = (times[-1] - times[0]).total_seconds() if times else 0.0
+    marks, moments = _written(times, length), _written(times, 0.0 if length < len(times) * 60 else length)
+    x_ticks = tuple(Tick(places[i], marks[i]) for i in indexes)
     return Chart(width, height, lines, x_ticks, y_ticks, moments, _summary(lines, words))
 
 
@@ -194,10 +195,9 @@ def _last(values: Sequence[float | None]) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _moments(times: Sequence[datetime]) -> tuple[str, ...]:
-    """Return how the times of an axis are written: seconds for minutes, days for weeks."""
-    seconds = (times[-1] - times[0]).total_seconds() if times else 0.0
-    pattern = "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 172_800 else "%m-%d %H:%M"
+def _written(times: Sequence[datetime], length: float) -> tuple[str, ...]:
+    """Return times as finely as a length in seconds needs: seconds for minutes, days for weeks."""
+    pattern = "%H:%M:%S" if length < 600 else "%H:%M" if length < 172_800 else "%m-%d %H:%M"
     return tuple(time.astimezone(UTC).strftime(pattern) for time in times)
 
 
