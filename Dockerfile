@@ -1,4 +1,4 @@
-# The command line in a container, for workers and operators: docker build -t commandbus .
+# The command line in a container, for workers, operators and the console: docker build -t commandbus .
 # The same versions as everywhere, of constraints.txt. Needs no BuildKit.
 
 ARG BASE_IMAGE=python:3.13-slim
@@ -12,7 +12,7 @@ RUN pip install --quiet --no-cache-dir --constraint constraints.txt --upgrade pi
 COPY pyproject.toml README.md LICENSE ./
 COPY migrations migrations
 COPY src src
-RUN pip install --quiet --no-cache-dir --constraint constraints.txt --build-constraint constraints.txt . \
+RUN pip install --quiet --no-cache-dir --constraint constraints.txt --build-constraint constraints.txt '.[console]' \
     && pip uninstall --quiet --yes pip
 
 FROM ${BASE_IMAGE}

@@ -31,10 +31,10 @@ def compose(images: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str
 
 @pytest.fixture(scope="module")
 def stack(compose: tuple[str, ...]) -> Iterator[Stack]:
-    """The whole stack, up, with a worker that executes the handlers in ``tests/docker/app``."""
+    """The whole stack, up, with the console, and a worker that executes the handlers in ``tests/docker/app``."""
     made = Stack(compose)
     try:
-        made.up("worker")
+        made.up("worker", "console")
         yield made
     finally:
         made.down()

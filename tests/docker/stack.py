@@ -18,7 +18,8 @@ from tests.docker.build_images import COMMANDBUS_IMAGE, FLYWAY_IMAGE, POSTGRES_I
 
 DOMAIN = "shop"
 PASSWORD = "p@ss/w:rd %20"  # noqa: S105  (everything that a URL would need encoded)
-PROFILES = ("e2e", "worker")
+TOKEN = "operator-of-the-container-tests"  # noqa: S105  (of a stack that lives for a minute)
+PROFILES = ("e2e", "worker", "console")
 PATIENCE = 90.0  # seconds; several containers start at once
 
 _numbers = count(1)
@@ -34,15 +35,18 @@ class Stack:
     def __init__(self, program: tuple[str, ...]) -> None:
         self.project = f"commandbus-test-{os.getpid()}-{next(_numbers)}"
         self._program = program
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = int(found.getsockname()[1])
+        with socket.socket() as one, socket.socket() as other:
+            for found in (one, other):
+                found.bind(("127.0.0.1", 0))
+            self.port, self.console_port = (int(found.getsockname()[1]) for found in (one, other))
         self._environment = os.environ | {
             "COMMANDBUS_POSTGRES_IMAGE": POSTGRES_IMAGE,
             "COMMANDBUS_FLYWAY_IMAGE": FLYWAY_IMAGE,
             "COMMANDBUS_IMAGE": COMMANDBUS_IMAGE,
             "COMMANDBUS_DB_PORT": str(self.port),
             "COMMANDBUS_DB_PASSWORD": PASSWORD,
+            "COMMANDBUS_CONSOLE_PORT": str(self.console_port),
+            "COMMANDBUS_CONSOLE_OPERATOR_TOKEN": TOKEN,
             "COMMANDBUS_HANDLERS_DIRECTORY": str(Path(__file__).parent / "app"),
             "COMMANDBUS_HANDLERS": "handlers:registry",
             "COMMANDBUS_DOMAIN": DOMAIN,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -11,7 +13,7 @@ from commandbus.migrate import migrate
 from commandbus.sync import CommandBus, CommandBusPool, SendRequest
 from tests.cli_process import wait_for
 from tests.docker.build_images import ROOT
-from tests.docker.stack import DOMAIN, PATIENCE
+from tests.docker.stack import DOMAIN, PATIENCE, TOKEN
 
 if TYPE_CHECKING:
     from tests.docker.stack import Stack
@@ -52,6 +54,27 @@ def test_the_worker_is_healthy_while_it_reaches_its_database(stack: Stack) -> No
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr
+
+
+def test_the_console_is_published_on_the_loopback_address_and_lets_in_who_knows_the_token(stack: Stack) -> None:
+    assert stack.inspect("console")["NetworkSettings"]["Ports"] == {
+        "8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(stack.console_port)}]
+    }
+
+    def status_of(path: str, **headers: str) -> int:
+        with closing(HTTPConnection("127.0.0.1", stack.console_port, timeout=10)) as connection:
+            try:
+                connection.request("GET", path, headers=headers)
+                return connection.getresponse().status
+            except OSError:  # it is not up yet
+                return 0
+
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    wait_for(lambda: status_of("/login") == 200, PATIENCE)
+    assert status_of("/api/overview") == 401
+    assert status_of("/api/overview", **known) == 200
+    assert status_of("/static/console/dist/console.css") == 200
+    assert status_of("/", Host="elsewhere.example", **known) == 400
 
 
 def test_a_worker_that_is_stopped_settles_what_it_began_and_loses_nothing(stack: Stack) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
@@ -16,6 +18,7 @@ from commandbus.demo import Check, Report, print_report
 from commandbus.demo.plan import Fate, make_plan
 from commandbus.demo.report import Figures
 from tests.cli_process import Cli, wait_for
+from tests.integration.console.test_serving import free_port
 from tests.support import missing, scratch_directory
 
 if TYPE_CHECKING:
@@ -66,6 +69,33 @@ def test_an_interrupted_demo_cleans_up(cli: Cli) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
     assert leftovers(cli) == []
+
+
+def test_the_console_of_the_demo_is_full_of_life_and_leaves_nothing(cli: Cli) -> None:
+    port = free_port()
+
+    def overview() -> Any:
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/api/overview", timeout=10) as answer:
+            return json.load(answer)
+        return {"domains": [], "running": [], "troubleshooting": 0, "needs": [], "per_second": {"completed": None}}
+
+    with cli.started("demo", "--console", "--port", port) as process:
+        wait_for(lambda: overview()["troubleshooting"] > 0 and overview()["per_second"]["completed"], 90)
+        found = overview()
+        assert {domain["domain"] for domain in found["domains"]} == {"billing", "exports", "mail", "orders", "reports"}
+        titles = [need["title"] for need in found["needs"]]
+        assert {"Nobody works on exports", "reports is paused"} <= set(titles)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    said = (cli.directory / "log").read_text()
+    assert f"console on http://127.0.0.1:{port}/" in said
+    assert "Traceback" not in said
+    assert leftovers(cli) == []
+
+
+def test_options_that_do_not_go_with_the_console_are_refused(cli: Cli) -> None:
+    assert "add --console" in cli.refusal("demo", "--port", 9000, code=2)
+    assert "--console has no --keep" in cli.refusal("demo", "--console", "--keep", code=2)
 
 
 @pytest.mark.parametrize(("found", "verdict"), [(5, "all numbers are right"), (4, "NUMBERS ARE WRONG")])

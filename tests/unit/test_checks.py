@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from commandbus.cli.checks.check import Status
-from commandbus.cli.checks.housekeeping import judge_oldest
-from commandbus.cli.checks.listening import judge_usage
-from commandbus.cli.checks.server import judge_clock
 from commandbus.cli.output import counted
+from commandbus.doctor.check import Status
+from commandbus.doctor.housekeeping import judge_oldest
+from commandbus.doctor.listening import judge_usage
+from commandbus.doctor.server import judge_clock
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commandbus.console.charts import Series, line_chart, nice_ceiling, shares, short, sparkline
+from commandbus.console.charts import Series, duration, line_chart, nice_ceiling, percentile, shares, short, sparkline
 
 START = datetime(2030, 1, 31, 12, tzinfo=UTC)
 NUMBERS = st.none() | st.floats(min_value=0, max_value=1e12)
@@ -29,17 +29,24 @@ def times(count: int, step: float = 60) -> list[datetime]:
 def test_every_point_lies_inside_the_axes(values: list[float | None]) -> None:
     chart = line_chart([Series("depth", values)], times(len(values)))
     for x, y in points(chart.lines[0].path) + points(chart.lines[0].area):
-        assert chart.left - 0.1 <= x <= chart.right + 0.1
-        assert 0 <= y <= chart.bottom + 0.1
-    assert all(chart.left <= tick.at <= chart.right for tick in chart.x_ticks)
+        assert -0.1 <= x <= chart.width + 0.1
+        assert 0 <= y <= chart.height + 0.1
+    assert all(0 <= tick.at <= chart.width for tick in chart.x_ticks)
 
 
 def test_a_chart_is_told_in_words_and_ticks() -> None:
-    chart = line_chart([Series("sent", [0, 10, 35]), Series("failed", [0, 1, None], "danger")], times(3), unit="/s")
+    chart = line_chart([Series("sent", [0, 10, 35]), Series("failed", [0, 1, None], "danger")], times(3), words=per)
     assert chart.summary == "sent: 35/s; failed: 1/s now."
     assert [tick.label for tick in chart.y_ticks] == ["0/s", "10/s", "20/s", "30/s", "40/s"]
     assert [tick.label for tick in chart.x_ticks] == ["12:00:00", "12:01:00", "12:02:00"]
     assert [line.tone for line in chart.lines] == ["brand", "danger"]
+    assert [line.words for line in chart.lines] == [("0/s", "10/s", "35/s"), ("0/s", "1/s", "-")]
+    assert chart.moments == ("12:00:00", "12:01:00", "12:02:00")
+
+
+def per(value: float) -> str:
+    """Return a number per second."""
+    return f"{short(value)}/s"
 
 
 def test_a_gap_parts_the_line() -> None:
@@ -53,7 +60,7 @@ def test_nothing_to_draw_is_drawn_as_nothing() -> None:
     assert sparkline([5]).path.count(",") == 2
 
 
-@pytest.mark.parametrize(("step", "label"), [(1, "12:00:00"), (3_600, "12:00"), (86_400, "01-31")])
+@pytest.mark.parametrize(("step", "label"), [(1, "12:00:00"), (3_600, "12:00"), (86_400, "01-31 12:00")])
 def test_times_are_written_as_finely_as_they_need(step: float, label: str) -> None:
     assert line_chart([Series("x", [1] * 5)], times(5, step)).x_ticks[0].label == label
 
@@ -74,3 +81,42 @@ def test_shares_fill_the_bar_as_far_as_they_go() -> None:
     parts = shares([("done", "success", 5), ("failed", "danger", 0), ("parked", "warning", 1)], 8)
     assert [(part.label, part.start, part.width) for part in parts] == [("done", 0.0, 62.5), ("parked", 62.5, 12.5)]
     assert shares([("none", "brand", 0)]) == ()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 ms"), (0.0075, "7.5 ms"), (1.25, "1.25 s"), (90, "1.5 min"), (10_800, "3 h")]
+)
+def test_durations_are_short(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("histogram", "share", "seconds"),
+    [
+        ([], 0.5, None),
+        ([0, 0, 0], 0.5, None),
+        ([4], 0.5, 0.000_5),  # all below a millisecond: the middle of that
+        ([0, 4], 0.5, 0.001_5),  # 1 to 2 ms
+        ([0, 0, 0, 10], 1.0, 0.008),  # 4 to 8 ms, all of it
+        ([0, 0, 0, 10], 0.1, 0.004_4),
+        ([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 0.5, 0.001),  # nothing lies in between
+        ([98, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], 0.99, 0.768),
+    ],
+)
+def test_a_percentile_is_interpolated_within_its_element(
+    histogram: list[int], share: float, seconds: float | None
+) -> None:
+    assert percentile(histogram, share) == (None if seconds is None else pytest.approx(seconds))
+
+
+@given(st.lists(st.integers(0, 1_000), max_size=40), st.floats(0.01, 1), st.floats(0.01, 1))
+def test_percentiles_grow_with_their_share_and_stay_within_the_histogram(
+    histogram: list[int], one: float, other: float
+) -> None:
+    low, high = (percentile(histogram, share) for share in sorted((one, other)))
+    if not any(histogram):
+        assert (low, high) == (None, None)
+    else:
+        assert low is not None
+        assert high is not None
+        assert 0 <= low <= high <= 2.0 ** (len(histogram) - 1) / 1_000

@@ -6,12 +6,12 @@ from typing import Annotated
 import psycopg
 import typer
 
-from commandbus.cli.checks import Check, Plan, Status, examine
-from commandbus.cli.checks.check import problem
 from commandbus.cli.options import AsJson, DatabaseUrl, examples, resolve_url
 from commandbus.cli.output import print_json, print_rows
 from commandbus.cli.problem import describe
 from commandbus.cli.work import worker_settings
+from commandbus.doctor import Check, Plan, Status, examine
+from commandbus.doctor.check import problem
 from commandbus.errors import CommandBusError, InvalidArgumentError
 from commandbus.payload import check_count
 from commandbus.sync.pool import CommandBusPool

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from commandbus._words import counted as counted
+
 _WIDEST = 10_000  # columns where nobody looks at a screen: nothing is wrapped or cut
 
 Row = Mapping[str, Any]
@@ -41,12 +43,6 @@ def note(text: str) -> None:
 def printable(text: str) -> str:
     """Return *text* with visible escapes in place of what could steer a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number and what it is of, such as "1 process" or "2,000 processes"."""
-    plural = "es" if what.endswith("s") else "s"
-    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 def row_of(record: Any, *, without: Sequence[str] = ()) -> dict[str, Any]:  # noqa: ANN401  (any of our records)

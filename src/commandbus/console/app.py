@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from flask import Blueprint, Flask, url_for
 
-from commandbus.console import live, login
+from commandbus.console import live, login, recent
 from commandbus.console.errors import handle_errors
 from commandbus.console.looks import add_filters
 from commandbus.console.pages import PAGES
@@ -74,12 +74,14 @@ def create_blueprint(
     blueprint = Blueprint(
         "console", __name__, template_folder="templates", static_folder="static", static_url_path="/static/console"
     )
-    numbers = live.Live(console)
+    answers = recent.Recent(console)
+    numbers = live.Live(console.settings.max_streams, answers)
 
     @blueprint.record
     def _remember(state: object) -> None:
         app: Flask = state.app  # type: ignore[attr-defined]  # Flask's BlueprintSetupState
         app.extensions[EXTENSION] = console
+        app.extensions[recent.EXTENSION] = answers
         app.extensions[live.EXTENSION] = numbers
 
     @blueprint.app_context_processor

@@ -1,15 +1,17 @@
 """From numbers to the geometry of an SVG: pure, so that the server draws and the browser only shows.
 
-`line_chart` gives lines with areas, ticks and labels; `sparkline` one line without; `shares` the parts of a bar.
+`line_chart` gives lines with areas, ticks and labels; `sparkline` one line without; `shares` the parts of a bar;
+`percentile` reads a histogram of the library.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 8.0, 8.0, 20.0
+_TOP, _BOTTOM = 8.0, 1.0
 _MOST_TICKS = 4
+_NICE = (1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 12)  # their quarters are short
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +25,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One series, drawn. *path* and *area* are values of ``d``; *last* is the newest number."""
+    """One series, drawn. *path* and *area* are values of ``d``; *last* is the newest number, *words* are all."""
 
     label: str
     tone: str
     path: str
     area: str
     last: float | None
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +45,14 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What the macro `chart` draws, in units of its own view box."""
+    """What the macro `chart` draws, in units of its own view box; *moments* are the times of all numbers."""
 
     width: int
     height: int
-    left: float
-    right: float
-    bottom: float
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    moments: tuple[str, ...]
     summary: str
 
 
@@ -67,34 +68,49 @@ class Share:
 
 
 def line_chart(
-    series: Sequence[Series], times: Sequence[datetime], *, unit: str = "", width: int = 640, height: int = 180
+    series: Sequence[Series],
+    times: Sequence[datetime],
+    *,
+    words: Callable[[float], str] | None = None,
+    least: float = float(_MOST_TICKS),
+    width: int = 600,
+    height: int = 150,
 ) -> Chart:
     """Return lines over time with axes.
 
     Args:
         series: each as long as *times*.
         times: when each number was taken, oldest first.
-        unit: behind the numbers of the y axis.
+        words: how a number is written; `short` when None.
+        least: the axis goes up to this at least, so that a little does not look like much.
         width: of the view box; the page scales it.
         height: of the view box.
     """
-    right, bottom = width - _RIGHT, height - _BOTTOM
-    top_value = nice_ceiling(max((v for s in series for v in s.values if v is not None), default=0.0))
-    places = [_LEFT + (right - _LEFT) * i / max(len(times) - 1, 1) for i in range(len(times))]
+    words = words or short
+    bottom = height - _BOTTOM
+    top_value = nice_ceiling(max((v for s in series for v in s.values if v is not None), default=0.0), least)
+    places = [width * i / max(len(times) - 1, 1) for i in range(len(times))]
 
     def y(value: float) -> float:
         return bottom - (bottom - _TOP) * value / top_value
 
     lines = tuple(
-        Line(s.label, s.tone, *_draw(places, [None if v is None else y(v) for v in s.values], bottom), _last(s.values))
+        Line(
+            s.label,
+            s.tone,
+            *_draw(places, [None if v is None else y(v) for v in s.values], bottom),
+            _last(s.values),
+            tuple("-" if v is None else words(v) for v in s.values),
+        )
         for s in series
     )
     steps = range(_MOST_TICKS + 1)
-    y_ticks = tuple(Tick(y(top_value * i / _MOST_TICKS), short(top_value * i / _MOST_TICKS) + unit) for i in steps)
+    y_ticks = tuple(Tick(y(top_value * i / _MOST_TICKS), words(top_value * i / _MOST_TICKS)) for i in steps)
     indexes = sorted({round(i * (len(times) - 1) / _MOST_TICKS) for i in steps}) if times else []
-    pattern = _clock(times)
-    x_ticks = tuple(Tick(places[i], times[i].astimezone(UTC).strftime(pattern)) for i in indexes)
-    return Chart(width, height, _LEFT, right, bottom, lines, x_ticks, y_ticks, _summary(lines, unit))
+    length = (times[-1] - times[0]).total_seconds() if times else 0.0
+    marks, moments = _written(times, length), _written(times, 0.0 if length < len(times) * 60 else length)
+    x_ticks = tuple(Tick(places[i], marks[i]) for i in indexes)
+    return Chart(width, height, lines, x_ticks, y_ticks, moments, _summary(lines, words))
 
 
 def sparkline(values: Sequence[float | None], *, width: int = 120, height: int = 28, tone: str = "brand") -> Line:
@@ -117,12 +133,12 @@ def shares(parts: Sequence[tuple[str, str, int]], total: int | None = None) -> t
     return tuple(found)
 
 
-def nice_ceiling(value: float) -> float:
-    """Return the next number of 1, 2, 4, 5, 6, 8 or 10 times a power of ten; at least 4, so that ticks are whole."""
-    if value <= _MOST_TICKS:
-        return float(_MOST_TICKS)
+def nice_ceiling(value: float, least: float = float(_MOST_TICKS)) -> float:
+    """Return the next number whose quarters are short, such as 12, 40 or 600; at least *least*."""
+    if value <= least:
+        return least
     power = 10.0 ** math.floor(math.log10(value))
-    return next((power * step for step in (1, 2, 4, 5, 6, 8) if power * step >= value), power * 10)
+    return next(power * step for step in _NICE if power * step >= value)
 
 
 def short(value: float) -> str:
@@ -131,6 +147,32 @@ def short(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration with three digits: 7.5 ms, 1.25 s, 12 min, 3 h."""
+    for size, unit in ((3_600.0, "h"), (60.0, "min"), (1.0, "s")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1_000:.3g} ms"
+
+
+def percentile(histogram: Sequence[int], share: float) -> float | None:
+    """Return the seconds that a share of what a histogram counts took at most; None when it counts nothing.
+
+    Args:
+        histogram: element i counts what took less than 2**i milliseconds, and not less than half of that; what took
+            less than one millisecond is in element 0. Within an element all durations are taken to be equally likely.
+        share: above 0, up to 1.
+    """
+    wanted = sum(histogram) * share
+    below = 0
+    for i, count in enumerate(histogram):
+        if count and below + count >= wanted:
+            low, high = (0.0 if i == 0 else 2.0 ** (i - 1)), 2.0**i
+            return (low + (high - low) * (wanted - below) / count) / 1_000
+        below += count
+    return None
 
 
 def _draw(places: Sequence[float], heights: Sequence[float | None], bottom: float) -> tuple[str, str]:
@@ -153,13 +195,13 @@ def _last(values: Sequence[float | None]) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _clock(times: Sequence[datetime]) -> str:
-    """Return how the times of an axis are written: seconds for minutes, days for weeks."""
-    seconds = (times[-1] - times[0]).total_seconds() if times else 0.0
-    return "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 172_800 else "%m-%d"
+def _written(times: Sequence[datetime], length: float) -> tuple[str, ...]:
+    """Return times as finely as a length in seconds needs: seconds for minutes, days for weeks."""
+    pattern = "%H:%M:%S" if length < 600 else "%H:%M" if length < 172_800 else "%m-%d %H:%M"
+    return tuple(time.astimezone(UTC).strftime(pattern) for time in times)
 
 
-def _summary(lines: Sequence[Line], unit: str) -> str:
+def _summary(lines: Sequence[Line], words: Callable[[float], str]) -> str:
     """Return the chart in words, for those who do not see it."""
-    parts = [f"{line.label}: {'no data' if line.last is None else short(line.last) + unit}" for line in lines]
+    parts = [f"{line.label}: {'no data' if line.last is None else words(line.last)}" for line in lines]
     return "; ".join(parts) + " now."

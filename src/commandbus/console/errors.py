@@ -5,6 +5,7 @@ import logging
 import psycopg
 from flask import Blueprint, Flask, jsonify, make_response, render_template
 from flask.typing import ResponseReturnValue
+from psycopg.errors import InsufficientPrivilege
 from werkzeug.exceptions import HTTPException
 
 from commandbus.console.security import wants_json
@@ -80,6 +81,10 @@ def _on_own_error(error: CommandBusError) -> ResponseReturnValue:
 def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
     """Answer what the server refused; its text can quote data, so only its code is told."""
     logger.warning("the database refused a call of the console", extra={"sqlstate": error.sqlstate})
+    if isinstance(error, InsufficientPrivilege):
+        return _answer(
+            403, "The console's role may not do that: it needs the rights of an operator, see commandbus grant."
+        )
     return _answer(500, f"The database refused: {error.sqlstate or type(error).__name__}.")
 
 

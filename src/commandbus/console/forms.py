@@ -111,6 +111,17 @@ class Form:
         """Return a member of an enumeration."""
         return self.check(name, lambda text, field: check_one_of(text, field, kind))
 
+    def value_of(self, name: str, kind: type[S]) -> S | None:
+        """Return a member of an enumeration of the console's own, by its value."""
+
+        def parse(text: str, field: str) -> S:
+            try:
+                return kind(text)
+            except ValueError:
+                raise InvalidArgumentError(field, f"must be one of {', '.join(kind)}") from None
+
+        return self.check(name, parse)
+
     def count(self, name: str, low: int, high: int, default: int | None = None) -> int | None:
         """Return an integer from *low* to *high*."""
         found = self.check(name, lambda text, field: check_count(_integer(text, field, low, high), field, low, high))

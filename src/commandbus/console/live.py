@@ -1,40 +1,39 @@
 """The live numbers: one small snapshot, shared by all who watch, as server-sent events or by polling.
 
 Pages listen for its version; when that changes, the browser fetches the same page again and swaps the parts that are
-marked ``data-live``. So there is one source of every number: the page itself.
+marked ``data-live``; those with ``data-live-charts`` also every few seconds. So there is one source of every number:
+the page itself.
 """
 
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
 from flask import Blueprint, Response, abort, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
-from commandbus.console.state import Console
+from commandbus.console.recent import Recent
 from commandbus.errors import CommandBusError
+from commandbus.models import DomainOverview
 
 live = Blueprint("live", __name__)
 
 EXTENSION = "commandbus_console_live"
-_FRESH = 1.0  # seconds that a snapshot serves all who ask
-_PAUSE = 2.0  # between looks of a stream
-_LONGEST = 300.0  # of one stream; browsers come back by themselves
+_PAUSE = 2.0  # seconds between looks of a stream
+_LONGEST = 300.0  # seconds of one stream; browsers come back by themselves
 
 
 class Live:
     """Takes snapshots, and counts streams."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._lock = threading.Lock()
-        self._taken_at = 0.0
+    def __init__(self, max_streams: int, answers: Recent) -> None:
+        self._recent = answers
         self._snapshot: dict[str, Any] = {}
-        self._free = threading.BoundedSemaphore(max(console.settings.max_streams, 1))
-        self._has_streams = console.settings.max_streams > 0
+        self._free = threading.BoundedSemaphore(max(max_streams, 1))
+        self._has_streams = max_streams > 0
 
     def snapshot(self) -> dict[str, Any]:
         """Return the numbers of at most a second ago.
@@ -42,12 +41,10 @@ class Live:
         Raises:
             CommandBusError: the database does not answer.
         """
-        with self._lock:
-            if time.monotonic() - self._taken_at > _FRESH:
-                numbers = self._count()
-                version = sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
-                self._snapshot, self._taken_at = {"version": version, **numbers}, time.monotonic()
-            return self._snapshot
+        numbers = _numbers(self._recent.overview())
+        version = sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
+        self._snapshot = {"version": version, **numbers}
+        return self._snapshot
 
     def latest(self) -> dict[str, Any]:
         """Return the last snapshot, however old it is, without asking the database; empty before the first."""
@@ -56,14 +53,6 @@ class Live:
     def stream(self) -> Iterator[str] | None:
         """Return the events of one stream, or None when there are too many."""
         return self._events() if self._has_streams and self._free.acquire(blocking=False) else None
-
-    def _count(self) -> dict[str, Any]:
-        queues = self._console.queues
-        domains = {}
-        for domain in queues.list_domains():
-            found = queues.metrics(domain)
-            domains[domain] = [found.visible, found.in_flight, found.scheduled]
-        return {"troubleshooting": self._console.tsq.count_troubleshooting(), "domains": domains}
 
     def _events(self) -> Iterator[str]:
         seen = ""
@@ -80,6 +69,17 @@ class Live:
                 time.sleep(_PAUSE)
         finally:
             self._free.release()
+
+
+def _numbers(domains: Sequence[DomainOverview]) -> dict[str, Any]:
+    """Return what stands in many pages, and what tells that a page is out of date."""
+    return {
+        "troubleshooting": sum(domain.in_troubleshooting for domain in domains),
+        "domains": {
+            d.domain: [d.depth, d.in_flight, d.scheduled, d.in_troubleshooting, d.workers, d.paused_at is not None]
+            for d in domains
+        },
+    }
 
 
 def numbers() -> Live:

@@ -8,6 +8,8 @@ from typing import Any
 
 from flask import Blueprint
 
+from commandbus.console import charts
+
 MASK = "••••"
 
 # Status or event → (words, tone); the tones are classes of assets/input.css.
@@ -36,6 +38,19 @@ _BADGES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "TRANSIENT": ("Transient", "neutral"),
         "PERMANENT": ("Permanent", "danger"),
         "BUSINESS_RULE": ("Business rule", "danger"),
+        "DOMAIN_PAUSED": ("Domain paused", "operator"),
+        "DOMAIN_RESUMED": ("Domain resumed", "operator"),
+        # Migrations, and verdicts of the doctor.
+        "applied": ("Applied", "success"),
+        "out of order": ("Out of order", "warning"),
+        "pending": ("Pending", "warning"),
+        "outdated": ("Outdated", "warning"),
+        "changed": ("Changed", "danger"),
+        "failed": ("Failed", "danger"),
+        "unknown": ("Unknown", "danger"),
+        "ok": ("Fine", "success"),
+        "warning": ("Warning", "warning"),
+        "problem": ("Problem", "danger"),
     }
 )
 _STEPS = ((60.0, "s"), (60.0, "min"), (24.0, "h"), (365.0, "d"))
@@ -43,7 +58,7 @@ _STEPS = ((60.0, "s"), (60.0, "min"), (24.0, "h"), (365.0, "d"))
 
 def add_filters(blueprint: Blueprint) -> None:
     """Give templates the functions of this file; their names begin with cb_, beside those of a host's app."""
-    for function in (badge, ago, iso, absolute, span, number, pretty, options):
+    for function in (badge, ago, iso, absolute, span, since, number, rate, duration, pretty, options):
         blueprint.add_app_template_filter(function, f"cb_{function.__name__}")
 
 
@@ -85,6 +100,21 @@ def span(seconds: float | None) -> str:
             return f"{amount:.0f} {unit}"
         amount /= size
     return f"{amount:.0f} y"
+
+
+def since(time: datetime | None) -> str:
+    """Return how long something lasts already."""
+    return span(None if time is None else max((datetime.now(UTC) - time).total_seconds(), 0.0))
+
+
+def rate(value: float | None) -> str:
+    """Return a number per second."""
+    return "-" if value is None else charts.short(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a measured duration, with three digits."""
+    return "-" if seconds is None else charts.duration(seconds)
 
 
 def number(value: int | float | None) -> str:

@@ -8,7 +8,7 @@ from flask import current_app
 
 from commandbus.console.settings import ConsoleSettings
 from commandbus.handlers import HandlerRegistry
-from commandbus.sync import CommandBus, CommandBusPool, PgmqClient, TroubleshootingQueue
+from commandbus.sync import CommandBus, CommandBusPool, Operations, PgmqClient, TroubleshootingQueue
 
 EXTENSION = "commandbus_console"
 
@@ -38,6 +38,7 @@ NAVIGATION: tuple[NavEntry, ...] = (
     NavEntry("Queues", "console.queues.show", "queue"),
     NavEntry("Audit", "console.audit.find", "book"),
     NavEntry("Send", "console.send.single", "send"),
+    NavEntry("Health", "console.health.show", "heart"),
 )
 
 
@@ -63,11 +64,13 @@ class Console:
     bus: CommandBus = field(init=False)
     tsq: TroubleshootingQueue = field(init=False)
     queues: PgmqClient = field(init=False)
+    operations: Operations = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bus", CommandBus(self.pool))
         object.__setattr__(self, "tsq", TroubleshootingQueue(self.pool))
         object.__setattr__(self, "queues", PgmqClient(self.pool))
+        object.__setattr__(self, "operations", Operations(self.pool))
 
 
 def console() -> Console:

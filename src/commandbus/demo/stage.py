@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -76,10 +76,18 @@ class Crew:
 
 
 @contextmanager
-def workers(url: str, processes: int, log_path: Path) -> Iterator[Crew]:
+def workers(
+    url: str,
+    processes: int,
+    log_path: Path,
+    *,
+    domain: str = DOMAIN,
+    handlers: str = HANDLERS,
+    options: Sequence[str] = ("--concurrency", "50", "--retry-delays", "0.2,1"),
+) -> Iterator[Crew]:
     """Give running worker processes, stopped afterwards."""
-    command = [sys.executable, "-m", "commandbus", "worker", HANDLERS, "--domain", DOMAIN]
-    command += ["--processes", str(processes), "--concurrency", "50", "--retry-delays", "0.2,1"]
+    command = [sys.executable, "-m", "commandbus", "worker", handlers, "--domain", domain]
+    command += ["--processes", str(processes), *options]
     command += ["--grace", str(_GRACE), "--stop-at-end-of-input"]
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("COMMANDBUS_", "PG"))}
     with log_path.open("wb") as log:

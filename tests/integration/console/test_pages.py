@@ -114,7 +114,7 @@ def test_numbers_of_the_overview_are_those_of_the_queues(operator: Browser) -> N
     found = operator.get("/api/overview").get_json()
     assert found["troubleshooting"] == 2
     (domain,) = found["domains"]
-    assert (domain["domain"], domain["visible"], domain["scheduled"]) == (DOMAIN, 1, 1)
+    assert (domain["domain"], domain["depth"], domain["scheduled"]) == (DOMAIN, 1, 1)
 
 
 def test_a_stream_tells_the_numbers_and_the_next_one_too_many_is_refused(make_app: MakeApp, world: World) -> None:

@@ -1,6 +1,6 @@
 """One file per page; each is a blueprint, found by the console as one of `PAGES`."""
 
-from commandbus.console.pages import audit, batches, commands, overview, queues, send, troubleshooting
+from commandbus.console.pages import audit, batches, commands, health, overview, queues, send, troubleshooting
 
 PAGES = (
     overview.page,
@@ -10,4 +10,5 @@ PAGES = (
     queues.page,
     audit.page,
     send.page,
+    health.page,
 )

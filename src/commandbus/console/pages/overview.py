@@ -1,85 +1,124 @@
 """Overview: what is going on, and what needs attention."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 
-from flask import Blueprint, jsonify, render_template
+from flask import Blueprint, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 
-from commandbus.console.charts import Share, shares
-from commandbus.console.records import plain
-from commandbus.console.state import console
-from commandbus.models import AuditEvent, AuditEventType, QueueMetrics, TroubleshootingItem
+from commandbus.console.activity import Charts, Rates, Span, Sparks
+from commandbus.console.attention import Need, is_stale, needs
+from commandbus.console.forms import Form
+from commandbus.console.recent import recent
+from commandbus.console.records import json_or_errors, plain
+from commandbus.models import DomainOverview, FailureGroup, LeaseInfo, WorkerInfo
 
 page = Blueprint("overview", __name__)
 
-_RECENT = 8
-
-
-@dataclass(frozen=True, slots=True)
-class DomainNow:
-    """A domain, and what its queue holds; *bar* are the parts of its depth."""
-
-    name: str
-    queue: QueueMetrics
-    waiting_for_operator: int
-    bar: tuple[Share, ...]
+_MOST_WORKERS = 50  # that the page lists
+_MOST_BUSY = 10  # domains whose leases are looked at
+_MOST_LEASES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What the page shows."""
+    """What the page shows; *charts* are of the chosen domain, or all."""
 
-    domains: list[DomainNow]
-    parked: list[TroubleshootingItem]
-    failures: list[AuditEvent]
+    domains: Sequence[DomainOverview]
+    workers: Sequence[WorkerInfo]
+    silent: frozenset[object]
+    needs: Sequence[Need]
+    groups: Sequence[FailureGroup]
+    running: Sequence[tuple[str, LeaseInfo]]
+    rates: Rates
+    sparks: Mapping[str, Sparks]
+    charts: Charts
 
     def total(self, name: str) -> int:
-        """Return the sum of a number of all queues."""
-        return sum(getattr(domain.queue, name) for domain in self.domains)
+        """Return the sum of a number of all domains."""
+        return sum(getattr(domain, name) for domain in self.domains)
 
     @property
-    def parked_count(self) -> int:
-        """How many commands wait for an operator."""
-        return sum(domain.waiting_for_operator for domain in self.domains)
-
-    @property
-    def oldest_age(self) -> float | None:
-        """The age of the oldest message of all queues, in seconds."""
-        ages = [d.queue.oldest_age_seconds for d in self.domains if d.queue.oldest_age_seconds is not None]
-        return max(ages, default=None)
+    def oldest_at(self) -> datetime | None:
+        """Since when the oldest message waits that a worker could have."""
+        return min((d.oldest_at for d in self.domains if d.oldest_at is not None), default=None)
 
 
 @page.get("/")
 def show() -> ResponseReturnValue:
     """Show the page."""
-    return render_template("commandbus/pages/overview.html", overview=_look())
+    form = Form(request.args)
+    domain, span = chosen(form)
+    shown = {"form": form, "spans": list(Span), "span": span, "domain": domain, "overview": look(domain, span)}
+    return render_template("commandbus/pages/overview.html", **shown), 400 if form.errors else 200
 
 
 @page.get("/api/overview")
 def show_json() -> ResponseReturnValue:
     """Return the same numbers."""
-    found = _look()
-    domains = [
-        {"domain": domain.name, "troubleshooting": domain.waiting_for_operator, **plain(domain.queue)}
-        for domain in found.domains
-    ]
-    failures = [plain(event) for event in found.failures]
-    return jsonify(domains=domains, troubleshooting=found.parked_count, failures=failures)
+    form = Form(request.args)
+    found = look(*chosen(form))
+    return json_or_errors(
+        form,
+        {
+            "domains": [plain(domain) for domain in found.domains],
+            "troubleshooting": found.total("in_troubleshooting"),
+            "per_second": asdict(found.rates),
+            "needs": [{"tone": need.tone, "title": need.title, "text": need.text} for need in found.needs],
+            "groups": [plain(group) for group in found.groups],
+            "workers": [plain(worker) | {"is_silent": worker.worker_id in found.silent} for worker in found.workers],
+            "running": [{"domain": domain, **plain(lease)} for domain, lease in found.running],
+        },
+    )
 
 
-def _look() -> Overview:
-    queues, tsq, bus = console().queues, console().tsq, console().bus
-    domains = []
-    metrics = {name: queues.metrics(name) for name in queues.list_domains()}
-    deepest = max((queue.length + queue.scheduled for queue in metrics.values()), default=0)
-    for name, queue in metrics.items():
-        parts = (("ready", "brand", queue.visible), ("in flight", "info", queue.in_flight))
-        bar = shares((*parts, ("scheduled", "neutral", queue.scheduled)), deepest)
-        domains.append(DomainNow(name, queue, tsq.count_troubleshooting(name), bar))
-    failures = [
-        event
-        for kind in (AuditEventType.MOVED_TO_TSQ, AuditEventType.BUSINESS_RULE_FAILED)
-        for event in bus.query_audit(event_type=kind, limit=_RECENT)
-    ]
-    failures.sort(key=lambda event: event.timestamp, reverse=True)
-    return Overview(domains, tsq.list_all_troubleshooting(limit=_RECENT), failures[:_RECENT])
+@page.get("/api/throughput")
+def throughput_json() -> ResponseReturnValue:
+    """Return the numbers behind the charts."""
+    form = Form(request.args)
+    domain, span = chosen(form)
+    if form.errors:
+        return jsonify(errors=form.errors), 400
+    points = recent().points(domain, span)
+    return jsonify(domain=domain, seconds=span.seconds, step=span.step, points=[plain(point) for point in points])
+
+
+def chosen(form: Form) -> tuple[str | None, Span]:
+    """Return the domain and the span that a query asks for; what is wrong stands in the form."""
+    domain = form.domain()
+    if domain is not None and domain not in {known.domain for known in recent().overview()}:
+        form.refuse("domain", "has no queue")
+    span = form.value_of("span", Span) or Span.QUARTER
+    return (None if form.errors else domain), span
+
+
+def look(domain: str | None, span: Span) -> Overview:
+    """Return what the page shows."""
+    known, now = recent(), datetime.now(UTC)
+    domains, workers = known.overview(), known.workers()
+    parked = sum(one.in_troubleshooting for one in domains)
+    return Overview(
+        domains=domains,
+        workers=workers[:_MOST_WORKERS],
+        silent=silent(workers, now),
+        needs=needs(domains, workers, known.redrives(), now),
+        groups=known.groups(parked) if parked else (),
+        running=_running(domains),
+        rates=known.spark(None).rates,
+        sparks=known.sparks(domains),
+        charts=known.charts(domain, span),
+    )
+
+
+def silent(workers: Sequence[WorkerInfo], now: datetime) -> frozenset[object]:
+    """Return the ids of workers that are probably gone."""
+    return frozenset(worker.worker_id for worker in workers if is_stale(worker, now))
+
+
+def _running(domains: Sequence[DomainOverview]) -> list[tuple[str, LeaseInfo]]:
+    """Return what workers have for the longest, of the busiest domains."""
+    busy = sorted((d for d in domains if d.in_flight), key=lambda domain: -domain.in_flight)[:_MOST_BUSY]
+    leases = [(d.domain, lease) for d in busy for lease in recent().leases(d.domain, _MOST_LEASES)]
+    leases.sort(key=lambda pair: pair[1].leased_at or pair[1].expires_at + timedelta(days=1))
+    return leases[:_MOST_LEASES]

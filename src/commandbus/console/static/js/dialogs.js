@@ -33,3 +33,11 @@ export function confirmations() {
     dialog.showModal();
   });
 }
+
+// Forms with one choice need no button.
+export function autoSubmits() {
+  for (const form of document.querySelectorAll("form[data-auto-submit]")) {
+    form.addEventListener("change", () => form.requestSubmit());
+    for (const button of form.querySelectorAll("[data-auto-hide]")) button.hidden = true;
+  }
+}

@@ -1,9 +1,11 @@
-// Live pages: when the numbers of the server change, fetch this page again and swap its parts marked data-live.
+// Live pages: when the numbers of the server change, fetch this page again and swap its parts marked data-live. Charts
+// go on when nothing changes: a page with data-live-charts is fetched again every few seconds.
 import { refreshSelections } from "./selection.js";
 import { refreshTimes } from "./times.js";
 
 const POLL = 5000;
 const LEAST = 1500; // between two fetches of the page
+const CHARTS = 5000;
 let version = null;
 let waiting = null;
 let fetchedAt = 0;
@@ -21,7 +23,16 @@ function show(state) {
 // What somebody is in the middle of stays as it is.
 function isInUse(part) {
   return part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, button")
-    || part.querySelector("input:checked, details[open], textarea:focus") !== null;
+    || part.querySelector("input:checked, details[open], textarea:focus, [data-chart]:hover") !== null;
+}
+
+// A swap leaves people where they are: the focus on its link, and wide tables where they were scrolled to.
+function swap(part, fresh) {
+  const focus = part.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  const scrolled = [...part.querySelectorAll(".overflow-x-auto")].map((box) => box.scrollLeft);
+  part.replaceWith(fresh);
+  fresh.querySelectorAll(".overflow-x-auto").forEach((box, i) => { box.scrollLeft = scrolled[i] ?? 0; });
+  if (focus) [...fresh.querySelectorAll("a[href]")].find((link) => link.getAttribute("href") === focus)?.focus({ preventScroll: true });
 }
 
 async function refresh() {
@@ -36,7 +47,7 @@ async function refresh() {
     const fresh = page.querySelector(`[data-live="${part.dataset.live}"]`);
     if (!fresh || isInUse(part)) continue;
     const at = [...part.querySelectorAll("[data-rows] > tr")].findIndex((row) => row.ariaCurrent === "true");
-    part.replaceWith(document.adoptNode(fresh));
+    swap(part, document.adoptNode(fresh));
     if (at >= 0) fresh.querySelectorAll("[data-rows] > tr")[at]?.setAttribute("aria-current", "true");
   }
   refreshTimes();
@@ -50,10 +61,12 @@ function take(numbers) {
     node.textContent = value.toLocaleString("en");
     node.hidden = node.classList.contains("badge") && !value;
   }
-  if (version !== null && numbers.version !== version && !waiting) {
-    waiting = setTimeout(() => refresh().catch(() => show("lost")), Math.max(0, fetchedAt + LEAST - Date.now()));
-  }
+  if (version !== null && numbers.version !== version) refreshSoon();
   version = numbers.version;
+}
+
+function refreshSoon() {
+  waiting ??= setTimeout(() => refresh().catch(() => show("lost")), Math.max(0, fetchedAt + LEAST - Date.now()));
 }
 
 let source = null;
@@ -96,5 +109,10 @@ export function live() {
   const begin = () => { stop(); if (!document.hidden) timer = setTimeout(listen, 500); };
   document.addEventListener("visibilitychange", begin);
   addEventListener("pagehide", stop);
+  fetchedAt = Date.now();
+  setInterval(() => {
+    const isDue = version !== null && Date.now() - fetchedAt >= CHARTS;
+    if (isDue && document.querySelector("[data-live-charts]")) refreshSoon();
+  }, 1000);
   begin();
 }

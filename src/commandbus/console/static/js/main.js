@@ -1,5 +1,6 @@
 // Everything here adds to pages that work without it.
-import { confirmations, menus } from "./dialogs.js";
+import { charts } from "./charts.js";
+import { autoSubmits, confirmations, menus } from "./dialogs.js";
 import { keys } from "./keys.js";
 import { live } from "./live.js";
 import { selections } from "./selection.js";
@@ -8,6 +9,8 @@ import { keepTimes } from "./times.js";
 keepTimes();
 menus();
 confirmations();
+autoSubmits();
 selections();
 keys();
+charts();
 live();

@@ -1,13 +1,16 @@
-"""What `commandbus doctor` looks at, one subject per file; each check is a sentence with a verdict."""
+"""Is a database fit, and is it healthy? For `commandbus doctor` and the console: one subject per file.
+
+Each check is a sentence with a verdict.
+"""
 
 from collections.abc import Iterator
 
-from commandbus.cli.checks.check import Check, Status
-from commandbus.cli.checks.commands import check_commands
-from commandbus.cli.checks.connections import Plan, check_connections
-from commandbus.cli.checks.housekeeping import check_housekeeping
-from commandbus.cli.checks.listening import check_listening
-from commandbus.cli.checks.server import check_schema, check_server
+from commandbus.doctor.check import Check, Status
+from commandbus.doctor.commands import check_commands
+from commandbus.doctor.connections import Plan, check_connections
+from commandbus.doctor.housekeeping import check_housekeeping
+from commandbus.doctor.listening import check_listening
+from commandbus.doctor.server import check_schema, check_server
 from commandbus.sync.pool import CommandBusPool
 
 __all__ = ["Check", "Plan", "Status", "examine"]

@@ -5,7 +5,7 @@ from typing import Any, LiteralString
 
 from psycopg import Connection
 
-from commandbus.cli.checks.check import Check, ok, problem, warning
+from commandbus.doctor.check import Check, ok, problem, warning
 from commandbus.migrate.drift import read_snapshot
 from commandbus.sync.pool import CommandBusPool
 from commandbus.sync.repositories import PgmqClient

@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 from psycopg import Connection, sql
 from psycopg.errors import QueryCanceled
 
-from commandbus.cli.checks.check import Check, ok, problem, warning
+from commandbus.doctor.check import Check, ok, problem, warning
 from commandbus.sync.pool import CommandBusPool
 from commandbus.sync.repositories import PgmqClient
 from commandbus.sync.troubleshooting import TroubleshootingQueue

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from psycopg import sql
 
-from commandbus.cli.checks.check import Check, ok, warning
+from commandbus.doctor.check import Check, ok, warning
 from commandbus.sync.pool import CommandBusPool
 
 _PATIENCE = 5.0  # seconds for a notification

@@ -7,8 +7,8 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from commandbus.cli.checks.check import Check, ok, problem, warning
-from commandbus.cli.output import counted
+from commandbus._words import counted
+from commandbus.doctor.check import Check, ok, problem, warning
 from commandbus.migrate import roles_of, verify
 from commandbus.migrate.rights import KINDS
 from commandbus.sync.pool import CommandBusPool
