@@ -115,8 +115,10 @@ create index command_correlation_idx on commandbus.command (correlation_id) wher
 create index command_created_idx on commandbus.command (created_at);
 -- list_batch_commands.
 create index command_batch_idx on commandbus.command (domain, batch_id) where batch_id is not null;
--- list_troubleshooting, and query_commands for failed and canceled ones.
+-- query_commands and find_commands for those that wait for an operator, failed, or were canceled.
 create index command_attention_idx on commandbus.command (domain, attention_at) where attention_at is not null;
+-- list_troubleshooting: longest waiting first, however many failed and were canceled before.
+create index command_waiting_idx on commandbus.command (domain, attention_at) where failure_key is not null;
 -- list_failure_groups, and the commands of one.
 create index command_failure_idx on commandbus.command (domain, failure_key, attention_at)
     where failure_key is not null;
@@ -2724,25 +2726,48 @@ as $$
     select b.* from commandbus.batch b where b.domain = p_domain and b.batch_id = p_batch_id
 $$;
 
--- commandbus.list_batches: a domain's batches, newest first.
+-- commandbus.list_batches: batches, newest first.
+--
+-- p_domain null: of all domains; each is read by its own part of the index.
 create function commandbus.list_batches(
-    p_domain text,
+    p_domain text default null,
     p_status text default null,
     p_limit  int  default 100,
     p_offset int  default 0
 )
 returns setof commandbus.batch
-language sql stable
+language plpgsql stable
 rows 100
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
-    select b.*
-    from commandbus.batch b
-    where b.domain = p_domain and (p_status is null or b.status = p_status)
-    order by b.created_at desc, b.batch_id
+declare
+    v_domains text[] := array[p_domain];
+begin
+    if p_domain is null then
+        with recursive of_batches as (
+            select (select min(b.domain) from commandbus.batch b) as domain
+            union all
+            select (select min(b.domain) from commandbus.batch b where b.domain > o.domain)
+            from of_batches o
+            where o.domain is not null
+        )
+        select array_agg(o.domain) into v_domains from of_batches o where o.domain is not null;
+    end if;
+    return query
+    select n.*
+    from unnest(v_domains) as d(domain)
+    cross join lateral (
+        select b.*
+        from commandbus.batch b
+        where b.domain = d.domain and (p_status is null or b.status = p_status)
+        order by b.created_at desc, b.batch_id
+        limit p_offset::bigint + p_limit
+    ) n
+    order by n.created_at desc, n.batch_id
     limit p_limit
-    offset p_offset
-$$;
+    offset p_offset;
+end $$;
 
 -- commandbus.list_batch_commands: a batch's commands, oldest first.
 create function commandbus.list_batch_commands(
@@ -2767,7 +2792,7 @@ $$;
 
 -- commandbus.list_troubleshooting: commands that wait for an operator, with their payload; longest waiting first.
 --
--- p_domain null: of all domains.
+-- p_domain null: of all domains; each is read by its own part of the index, so that nothing is sorted but one page.
 create function commandbus.list_troubleshooting(
     p_domain       text default null,
     p_command_type text default null,
@@ -2781,19 +2806,42 @@ rows 100
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
+declare
+    v_domains text[] := array[p_domain];
 begin
+    if p_domain is null then
+        with recursive waiting as (
+            select (select min(c.domain) from commandbus.command c where c.failure_key is not null) as domain
+            union all
+            select (
+                select min(c.domain) from commandbus.command c where c.failure_key is not null and c.domain > w.domain
+            )
+            from waiting w
+            where w.domain is not null
+        )
+        select array_agg(w.domain) into v_domains from waiting w where w.domain is not null;
+    end if;
     return query
-    select c, p.message -> 'data'
-    from commandbus.command c
-    left join commandbus.payload_archive p on p.command_id = c.command_id and p.domain = c.domain
-    where c.attention_at is not null
-        and c.status = 'IN_TROUBLESHOOTING_QUEUE'
-        and (p_domain is null or c.domain = p_domain)
-        and (p_command_type is null or c.command_type = p_command_type)
-        and (p_failure_key is null or c.failure_key = p_failure_key)
-    order by c.attention_at, c.command_id
-    limit p_limit
-    offset p_offset;
+    select w.command, p.message -> 'data'
+    from (
+        select n.command, n.attention_at, n.command_id, n.domain
+        from unnest(v_domains) as d(domain)
+        cross join lateral (
+            select c as command, c.attention_at, c.command_id, c.domain
+            from commandbus.command c
+            where c.domain = d.domain
+                and c.failure_key is not null
+                and (p_command_type is null or c.command_type = p_command_type)
+                and (p_failure_key is null or c.failure_key = p_failure_key)
+            order by c.attention_at, c.command_id
+            limit p_offset::bigint + p_limit
+        ) n
+        order by n.attention_at, n.command_id
+        limit p_limit
+        offset p_offset
+    ) w
+    left join commandbus.payload_archive p on p.command_id = w.command_id and p.domain = w.domain
+    order by w.attention_at, w.command_id;
 end $$;
 
 -- commandbus.list_troubleshooting_ids: the ids of all commands that wait for an operator, longest waiting first.
@@ -2809,8 +2857,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select c.command_id
     from commandbus.command c
-    where c.attention_at is not null
-        and c.status = 'IN_TROUBLESHOOTING_QUEUE'
+    where c.failure_key is not null
         and c.domain = p_domain
         and (p_command_type is null or c.command_type = p_command_type)
         and (p_failure_key is null or c.failure_key = p_failure_key)
@@ -2825,8 +2872,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select c.domain, c.command_type, count(*)
     from commandbus.command c
-    where c.attention_at is not null
-        and c.status = 'IN_TROUBLESHOOTING_QUEUE'
+    where c.failure_key is not null
         and (p_domain is null or c.domain = p_domain)
         and (p_command_type is null or c.command_type = p_command_type)
     group by c.domain, c.command_type
