@@ -84,7 +84,7 @@ TAGS = {
     "html", "head", "meta", "title", "link", "script", "body", "a", "header", "nav", "details", "summary", "ul", "li",
     "ol", "svg", "rect", "path", "line", "text", "desc", "span", "form", "label", "input", "button", "p", "div", "main",
     "h1", "h2", "section", "table", "thead", "tbody", "tr", "th", "td", "time", "dl", "dt", "dd", "pre", "dialog",
-    "select", "option", "textarea", "datalist", "figure", "figcaption",
+    "select", "option", "textarea", "datalist", "figure", "figcaption", "code",
 }  # fmt: skip
 ADDRESSES = {"href", "src", "action", "formaction", "data-events", "data-poll"}
 
@@ -142,8 +142,9 @@ def pages(app: Flask, world: World) -> list[str]:
         for _, path, endpoint in routes(app, world, "GET")
         if not path.startswith(("/api/", "/live/", "/static/", "/go")) and endpoint != "console.login"
     ]
-    more = [f"{path}?offset={n}" for path in ("/commands", "/batches", "/troubleshooting") for n in (50, 100, 300)]
-    stories = [f"/commands/{DOMAIN}/{command_id}" for command_id in (*world.parked[::2], *world.others[::5])]
+    more = [f"{path}?offset={n}" for path in ("/batches", "/troubleshooting/commands") for n in (50, 100, 300)]
+    stories = [f"/commands/{DOMAIN}/{command_id}" for command_id in (*world.parked[::2], *world.others[::5], *world.edited)]
+    stories += [f"{path}?payload=on" for path in stories[:20]]
     return [*lists, *more, *stories, *(f"/batches/{DOMAIN}/{batch_id}" for batch_id in world.batches)]
 
 
