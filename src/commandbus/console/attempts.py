@@ -23,7 +23,7 @@ class Attempt:
     """One delivery to a worker.
 
     Attributes:
-        number: from 1; an operator's retry begins anew.
+        number: from 1, over its whole life: an operator's retry gives it all its attempts again.
         started_at: when a worker received it.
         ended_at: when the attempt ended, or None.
         outcome: the event that ended it; IN_PROGRESS while nothing has; NO_RETURN when it was delivered again before.
@@ -49,21 +49,16 @@ class Attempt:
 def attempts(events: Iterable[AuditEvent]) -> list[Attempt]:
     """Return the attempts that the events of one command, oldest first, tell of."""
     found: list[Attempt] = []
-    number = 0
     for event in events:
         is_open = bool(found) and found[-1].outcome == "IN_PROGRESS"
         if event.event_type == AuditEventType.RECEIVED:
             if is_open:
                 found[-1] = replace(found[-1], outcome=LOST)
-            number += 1
-            found.append(Attempt(number, event.timestamp))
+            found.append(Attempt(len(found) + 1, event.timestamp))
         elif event.event_type in _ENDS and is_open:
             found[-1] = _ended(found[-1], event)
-            number -= event.event_type == AuditEventType.RELEASED  # it is not counted
         elif event.event_type in _LATER and found:
             found[-1] = _judged(found[-1], event)
-        elif event.event_type == AuditEventType.OPERATOR_RETRY:
-            number = 0
     return found
 
 

@@ -143,7 +143,9 @@ def pages(app: Flask, world: World) -> list[str]:
         if not path.startswith(("/api/", "/live/", "/static/", "/go")) and endpoint != "console.login"
     ]
     more = [f"{path}?offset={n}" for path in ("/batches", "/troubleshooting/commands") for n in (50, 100, 300)]
-    stories = [f"/commands/{DOMAIN}/{command_id}" for command_id in (*world.parked[::2], *world.others[::5], *world.edited)]
+    stories = [
+        f"/commands/{DOMAIN}/{command_id}" for command_id in (*world.parked[::2], *world.others[::5], *world.edited)
+    ]
     stories += [f"{path}?payload=on" for path in stories[:20]]
     return [*lists, *more, *stories, *(f"/batches/{DOMAIN}/{batch_id}" for batch_id in world.batches)]
 

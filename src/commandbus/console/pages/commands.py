@@ -31,7 +31,7 @@ page = Blueprint("commands", __name__)
 PAGE = 50
 _MOST_ROWS = 500
 _MOST_TEXT = 200
-_RELATED = 20
+_RELATED = 10
 _OUTCOMES = {
     CommandStatus.COMPLETED: ReplyOutcome.SUCCESS,
     CommandStatus.FAILED: ReplyOutcome.FAILED,
