@@ -27,7 +27,7 @@ def park(bus: Bus, count: int, *, kind: str = "Ship", code: str = "NO_STOCK") ->
     """Let commands wait that fail alike."""
     ids = [uuid4() for _ in range(count)]
     bus.send(*ids, kind=kind)
-    received = bus.receive(limit=count + 10)
+    received = [row for row in bus.receive(limit=count + 10) if row["command_id"] in ids]
     facts = errors(len(received), "PERMANENT") | {"error_codes": [code] * len(received)}
     bus.settle(received, "TROUBLESHOOT", **facts)
     return ids
