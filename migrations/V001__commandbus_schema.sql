@@ -2444,8 +2444,9 @@ end $$;
 -- commandbus.find_commands: a page of commands that match every filter given, newest first, at a bounded price.
 --
 -- The next page is found with the last row's created_at and command_id as p_before_at and p_before_id. Filters that
--- have an index find everything. The others look at p_scan commands per call; where that does not fill the page, the
--- last row has no command, and says where the next call should go on.
+-- have an index find everything. Those without (a type, a text, and a domain or status alone) look at p_scan commands
+-- per call, of those that the others find; where that does not fill the page, the last row has no command, and says
+-- where the next call should go on.
 --
 -- p_id: the command with this id, and those of this correlation. p_text: part of a type, an error's code or its text,
 -- or the beginning of an id.
@@ -2476,77 +2477,58 @@ set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-    v_from_at timestamptz := coalesce(p_before_at, 'infinity');
-    v_from_id uuid := coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
-    v_domains text[];
-    v_found   int;
+    v_from_at    timestamptz := coalesce(p_before_at, 'infinity');
+    v_from_id    uuid := coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
+    v_attention  boolean := coalesce(p_status in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED'), false);
+    v_is_indexed boolean := v_attention or p_correlation_id is not null or p_batch_id is not null
+        or p_failure_key is not null or p_id is not null;
+    v_is_exact   boolean := v_is_indexed and p_command_type is null and p_text is null;
+    v_most       int := case when v_is_exact then p_limit else p_scan end;
+    v_domains    text[];
 begin
     if p_limit is null or p_limit not between 1 and 1000 or p_scan is null or p_scan < p_limit then
         raise exception 'limit: must be 1 to 1,000; scan: not less' using errcode = 'CB007';
     end if;
-    if p_correlation_id is not null or p_batch_id is not null or p_failure_key is not null or p_id is not null
-        or p_status in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED')
-    then
-        if p_domain is null and (p_batch_id is not null or p_failure_key is not null) then
-            v_domains := array(select commandbus.list_known_domains());  -- what these indexes begin with
-        end if;
-        return query
-        select c, null::timestamptz, null::uuid
-        from commandbus.command c
-        where (p_domain is null or c.domain = p_domain)
-            and (v_domains is null or c.domain = any (v_domains))
+    if p_domain is null and (p_batch_id is not null or p_failure_key is not null) then
+        v_domains := array(select commandbus.list_known_domains());  -- what these indexes begin with
+    end if;
+    return query
+    select case when k.n = 0 then l.command end, case when k.n = 1 then l.created_at end,
+        case when k.n = 1 then l.command_id end
+    from (
+        select c::commandbus.command as command, c.created_at, c.command_id,
+            row_number() over (order by c.created_at desc, c.command_id desc) as place,
+            (p_domain is null or c.domain = p_domain)
             and (p_status is null or c.status = p_status)
-            and (p_status is null or p_status not in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED')
-                or c.attention_at is not null)
             and (p_command_type is null or c.command_type = p_command_type)
-            and (p_created_after is null or c.created_at >= p_created_after)
-            and (p_created_before is null or c.created_at < p_created_before)
-            and (p_correlation_id is null
-                or c.correlation_id = p_correlation_id and c.correlation_id <> c.command_id
-                or c.command_id = p_correlation_id and c.correlation_id = p_correlation_id)
-            and (p_batch_id is null or c.batch_id = p_batch_id)
-            and (p_failure_key is null or c.failure_key = p_failure_key)
-            and (p_id is null or c.command_id = p_id or c.correlation_id = p_id and c.correlation_id <> c.command_id)
             and (p_text is null
                 or strpos(lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
-                or starts_with(c.command_id::text, lower(p_text)))
-            and c.created_at <= v_from_at and (c.created_at, c.command_id) < (v_from_at, v_from_id)
-        order by c.created_at desc, c.command_id desc
-        limit p_limit;
-        return;
-    end if;
-
-    return query
-    select c::commandbus.command, null::timestamptz, null::uuid
-    from (
-        select *
-        from commandbus.command n
-        where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
-            and (p_created_after is null or n.created_at >= p_created_after)
-            and (p_created_before is null or n.created_at < p_created_before)
-        order by n.created_at desc, n.command_id desc
-        limit p_scan
-    ) c
-    where (p_domain is null or c.domain = p_domain)
-        and (p_status is null or c.status = p_status)
-        and (p_command_type is null or c.command_type = p_command_type)
-        and (p_text is null
-            or strpos(lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
-            or starts_with(c.command_id::text, lower(p_text)))
-    order by c.created_at desc, c.command_id desc
+                or starts_with(c.command_id::text, lower(p_text))) as fits
+        from (
+            select *
+            from commandbus.command n
+            where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
+                and (p_created_after is null or n.created_at >= p_created_after)
+                and (p_created_before is null or n.created_at < p_created_before)
+                and (not v_is_indexed or p_domain is null or n.domain = p_domain)
+                and (not v_is_indexed or p_status is null or n.status = p_status)
+                and (not v_attention or n.attention_at is not null)
+                and (v_domains is null or n.domain = any (v_domains))
+                and (p_correlation_id is null
+                    or n.correlation_id = p_correlation_id and n.correlation_id <> n.command_id
+                    or n.command_id = p_correlation_id and n.correlation_id = p_correlation_id)
+                and (p_batch_id is null or n.batch_id = p_batch_id)
+                and (p_failure_key is null or n.failure_key = p_failure_key)
+                and (p_id is null
+                    or n.command_id = p_id or n.correlation_id = p_id and n.correlation_id <> n.command_id)
+            order by n.created_at desc, n.command_id desc
+            limit v_most
+        ) c
+    ) l
+    -- Nothing for a row that does not fit, a command for one that does, and after the last one where to go on.
+    cross join lateral generate_series((not l.fits)::int, (not v_is_exact and l.place = v_most)::int) as k(n)
+    order by l.created_at desc, l.command_id desc
     limit p_limit;
-    get diagnostics v_found = row_count;
-    if v_found < p_limit then
-        return query
-        select null::commandbus.command, n.created_at, n.command_id
-        from commandbus.command n
-        where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
-            and (p_created_after is null or n.created_at >= p_created_after)
-            and (p_created_before is null or n.created_at < p_created_before)
-        order by n.created_at desc, n.command_id desc
-        offset p_scan - 1
-        limit 1;
-    end if;
 end $$;
 
 -- commandbus.get_message: what was sent, where it still is: QUEUE, SCHEDULED, TSQ or ARCHIVE; none for a command that

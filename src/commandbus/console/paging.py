@@ -51,12 +51,12 @@ def read_key(text: str, field: str) -> PageKey:
     """
     at, _, command_id = text.partition("_")
     try:
-        time, found = datetime.fromisoformat(at), check_uuid(command_id, field)
+        key = PageKey(datetime.fromisoformat(at), check_uuid(command_id, field))
     except ValueError:
-        time = found = None
-    if time is None or found is None or time.tzinfo is None or not 2000 <= time.year < 3000:
+        key = None
+    if key is None or key.created_at.tzinfo is None or not 2000 <= key.created_at.year < 3000:
         raise InvalidArgumentError(field, "must be taken from a link of the page before")
-    return PageKey(time, found)
+    return key
 
 
 def _read_trail(text: str, field: str) -> list[PageKey | None]:

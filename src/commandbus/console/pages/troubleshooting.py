@@ -118,26 +118,26 @@ def _decide(form: Form, done: str, step: Decide) -> ResponseReturnValue:
     """Apply a decision to what was chosen, and say what became of it."""
     chosen = read_chosen(form)
     if form.errors:
-        return show_refused(form, chosen), 422
+        return _show_refused(form, chosen)
     try:
         tally = decide_in_steps(chosen, step)
     except InvalidArgumentError as error:
         form.refuse_error(error, {"result_data": "result"})
-        return show_refused(form, chosen), 422
+        return _show_refused(form, chosen)
     if wants_json():
         return jsonify(_plain_tally(tally))
     flash(tally.sentence(done), "success" if tally.is_clean else "warning")
     return redirect(_back(form, chosen))
 
 
-def show_refused(form: Form, chosen: Chosen) -> ResponseReturnValue:
+def _show_refused(form: Form, chosen: Chosen) -> ResponseReturnValue:
     """Return the page that a refused form came from, with what is wrong beside its fields."""
     if wants_json():
         return refused(form)
     origin, filters = form.raw("from"), Form(request.args)
     if origin == "command" and len(chosen.commands) == 1:
-        return story_page(*chosen.commands[0], form)
-    return _show_commands(filters, form) if origin == "commands" else _show_groups(filters, form)
+        return story_page(*chosen.commands[0], form), 422
+    return (_show_commands if origin == "commands" else _show_groups)(filters, form), 422
 
 
 def _back(form: Form, chosen: Chosen) -> str:
