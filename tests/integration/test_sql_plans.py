@@ -256,9 +256,7 @@ CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "find_commands of a batch": look("find_commands", "batch_id"),
     "find_commands of a type that is nowhere": find(command_type="nowhere", scan=300),
     "find_commands with a text": find(text="nowhere", scan=300),
-    "find_commands of a batch with a text": lambda bus: (
-        lambda: bus.call("find_commands", batch_id=bus.command(waiting(bus)[0])["batch_id"], text="nowhere")
-    ),
+    "find_commands of a batch with a text": find_in_batch,
     "get_message": look("get_message", "command_id"),
     "sp_step_redrives": step_redrive,
     "list_leases": list_leases,

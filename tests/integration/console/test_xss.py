@@ -168,15 +168,19 @@ def test_hostile_texts_in_queries_and_forms_are_escaped(make_app: MakeApp, world
     browser = Browser(make_app(**TOKENS), OPERATOR_TOKEN)
     token = browser.csrf_token()
     fields: Sequence[str] = ("domain", "type", "data", "correlation", "reply_to", "max_attempts", "copies", "lines",
-                             "command", "reason", "result", "command_id")  # fmt: skip
+                             "command", "group", "reason", "result", "command_id", "rate", "stop_after",
+                             "from")  # fmt: skip
     for text in HOSTILE:
         form = {**dict.fromkeys(fields, text), "csrf_token": token}
-        for path in ("/send", "/send/bulk", "/troubleshooting/complete", "/troubleshooting/cancel"):
+        edit, redrive = f"/commands/{DOMAIN}/{world.parked[0]}/edit", f"/redrives/{world.redrives[0]}"
+        for path in ("/send", "/send/bulk", "/troubleshooting/complete", "/troubleshooting/cancel", "/redrives", edit):
             answer = browser.post_raw(path, form)
             assert answer.status_code == 422, (path, text)
             check_page(answer.text, path)
-        query = dict.fromkeys(("status", "domain", "type", "after", "offset", "event", "correlation", "next"), text)
-        for path in ("/commands", "/audit", "/batches", "/troubleshooting", "/go", "/send"):
+        query = dict.fromkeys(("status", "domain", "type", "after", "offset", "event", "correlation", "next",
+                               "text", "batch", "group", "start", "trail", "command", "payload", "reason"), text)  # fmt: skip
+        for path in ("/commands", "/audit", "/batches", "/troubleshooting", "/troubleshooting/commands", "/redrives",
+                     "/redrives/new", "/go", "/send", edit, redrive, edit.removesuffix("/edit")):  # fmt: skip
             check_page(browser.get(path, query_string=query).text, path)
         check_page(browser.get(f"/{text}").text, "404")
     assert len(world.parked) == 2
