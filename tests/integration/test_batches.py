@@ -229,8 +229,7 @@ async def test_a_handler_is_told_its_batch(bus: CommandBus, pool: CommandBusPool
 
 async def test_batches_of_all_domains_are_listed_newest_first(bus: CommandBus) -> None:
     await bus.create_domain("ship")
-    made = []
-    for domain in (DOMAIN, "ship", "ship", DOMAIN, "ship"):
-        made.append((await bus.create_batch(domain, batch_commands(1))).batch_id)
+    domains = (DOMAIN, "ship", "ship", DOMAIN, "ship")
+    made = [(await bus.create_batch(domain, batch_commands(1))).batch_id for domain in domains]
     assert [batch.batch_id for batch in await bus.list_batches()] == made[::-1]
     assert [batch.batch_id for batch in await bus.list_batches(limit=2, offset=2)] == made[::-1][2:4]

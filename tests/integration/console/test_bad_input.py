@@ -35,7 +35,7 @@ QUERIES: dict[str, dict[str, tuple[str, ...]]] = {
         "group": UUIDS,
         "text": TEXTS[:2],
         "start": KEYS,
-        "trail": (*KEYS, "~".join([KEY] * 21), f"first~x~{KEY}"),
+        "trail": (*KEYS[2:], "x", "~".join([KEY] * 21), f"first~x~{KEY}"),
         "limit": (*NUMBERS, "0", "1001"),
     },
     "audit": {

@@ -177,8 +177,9 @@ def test_hostile_texts_in_queries_and_forms_are_escaped(make_app: MakeApp, world
             answer = browser.post_raw(path, form)
             assert answer.status_code == 422, (path, text)
             check_page(answer.text, path)
-        query = dict.fromkeys(("status", "domain", "type", "after", "offset", "event", "correlation", "next",
-                               "text", "batch", "group", "start", "trail", "command", "payload", "reason"), text)  # fmt: skip
+        names = ("status", "domain", "type", "after", "offset", "event", "correlation", "next", "text", "batch",
+                 "group", "start", "trail", "command", "payload", "reason")  # fmt: skip
+        query = dict.fromkeys(names, text)
         for path in ("/commands", "/audit", "/batches", "/troubleshooting", "/troubleshooting/commands", "/redrives",
                      "/redrives/new", "/go", "/send", edit, redrive, edit.removesuffix("/edit")):  # fmt: skip
             check_page(browser.get(path, query_string=query).text, path)
