@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -31,6 +32,13 @@ def test_every_page_answers_viewers_and_operators(app: Flask, world: World, oper
     }
     assert {key: status for key, status in answers.items() if status != 200} == {}
     assert len(answers) > 30
+
+
+def test_forms_and_links_of_pages_lead_to_pages(app: Flask, world: World, operator: Browser) -> None:
+    for _, path, endpoint in routes(app, world, "GET"):
+        if endpoint not in ELSEWHERE | STREAMS and "/api/" not in path:
+            led = re.findall(r'(?:formaction|action|href)="([^"]*)', operator.get(path).text)
+            assert [address for address in led if "/api/" in address] == [], path
 
 
 def test_every_page_answers_on_an_empty_database(make_app: MakeApp) -> None:

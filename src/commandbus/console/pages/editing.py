@@ -31,7 +31,7 @@ def edit(domain: str, command_id: UUID) -> ResponseReturnValue:
 
 
 @page.post("/commands/<domain>/<uuid:command_id>/edit")
-@page.post("/api/commands/<domain>/<uuid:command_id>/edit")
+@page.post("/api/commands/<domain>/<uuid:command_id>/edit", endpoint="edit_post_json")
 def edit_post(domain: str, command_id: UUID) -> ResponseReturnValue:
     """Queue the command again with what is in the form."""
     command, form = command_or_404(domain, command_id), posted()

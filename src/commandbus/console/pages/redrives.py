@@ -108,7 +108,7 @@ def new() -> ResponseReturnValue:
 
 
 @page.post("/redrives")
-@page.post("/api/redrives")
+@page.post("/api/redrives", endpoint="start_json")
 def start() -> ResponseReturnValue:
     """Start a redrive for each domain of the chosen commands and for each group, or for all of a domain."""
     form = posted()
@@ -131,7 +131,7 @@ def start() -> ResponseReturnValue:
 
 
 @page.post("/redrives/<uuid:redrive_id>/<any(pause, resume, stop):action>")
-@page.post("/api/redrives/<uuid:redrive_id>/<any(pause, resume, stop):action>")
+@page.post("/api/redrives/<uuid:redrive_id>/<any(pause, resume, stop):action>", endpoint="control_json")
 def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
     """Pause a redrive, go on with it, or end it."""
     form = posted()

@@ -82,7 +82,7 @@ def commands_json() -> ResponseReturnValue:
 
 
 @page.post("/troubleshooting/retry")
-@page.post("/api/troubleshooting/retry")
+@page.post("/api/troubleshooting/retry", endpoint="retry_json")
 def retry() -> ResponseReturnValue:
     """Queue the chosen commands again."""
     form = posted()
@@ -93,7 +93,7 @@ def retry() -> ResponseReturnValue:
 
 
 @page.post("/troubleshooting/cancel")
-@page.post("/api/troubleshooting/cancel")
+@page.post("/api/troubleshooting/cancel", endpoint="cancel_json")
 def cancel() -> ResponseReturnValue:
     """Give the chosen commands up."""
     form = posted()
@@ -102,7 +102,7 @@ def cancel() -> ResponseReturnValue:
 
 
 @page.post("/troubleshooting/complete")
-@page.post("/api/troubleshooting/complete")
+@page.post("/api/troubleshooting/complete", endpoint="complete_json")
 def complete() -> ResponseReturnValue:
     """Complete the chosen commands, with a result for their senders."""
     form = posted()
