@@ -115,8 +115,10 @@ create index command_correlation_idx on commandbus.command (correlation_id) wher
 create index command_created_idx on commandbus.command (created_at);
 -- list_batch_commands.
 create index command_batch_idx on commandbus.command (domain, batch_id) where batch_id is not null;
--- list_troubleshooting, and query_commands for failed and canceled ones.
+-- query_commands and find_commands for those that wait for an operator, failed, or were canceled.
 create index command_attention_idx on commandbus.command (domain, attention_at) where attention_at is not null;
+-- list_troubleshooting: longest waiting first, however many failed and were canceled before.
+create index command_waiting_idx on commandbus.command (domain, attention_at) where failure_key is not null;
 -- list_failure_groups, and the commands of one.
 create index command_failure_idx on commandbus.command (domain, failure_key, attention_at)
     where failure_key is not null;
@@ -2449,8 +2451,9 @@ end $$;
 -- commandbus.find_commands: a page of commands that match every filter given, newest first, at a bounded price.
 --
 -- The next page is found with the last row's created_at and command_id as p_before_at and p_before_id. Filters that
--- have an index find everything. The others look at p_scan commands per call; where that does not fill the page, the
--- last row has no command, and says where the next call should go on.
+-- have an index find everything. Those without (a type, a text, and a domain or status alone) look at p_scan commands
+-- per call, of those that the others find; where that does not fill the page, the last row has no command, and says
+-- where the next call should go on.
 --
 -- p_id: the command with this id, and those of this correlation. p_text: part of a type, an error's code or its text,
 -- or the beginning of an id.
@@ -2481,77 +2484,58 @@ set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-    v_from_at timestamptz := coalesce(p_before_at, 'infinity');
-    v_from_id uuid := coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
-    v_domains text[];
-    v_found   int;
+    v_from_at    timestamptz := coalesce(p_before_at, 'infinity');
+    v_from_id    uuid := coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
+    v_attention  boolean := coalesce(p_status in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED'), false);
+    v_is_indexed boolean := v_attention or p_correlation_id is not null or p_batch_id is not null
+        or p_failure_key is not null or p_id is not null;
+    v_is_exact   boolean := v_is_indexed and p_command_type is null and p_text is null;
+    v_most       int := case when v_is_exact then p_limit else p_scan end;
+    v_domains    text[];
 begin
     if p_limit is null or p_limit not between 1 and 1000 or p_scan is null or p_scan < p_limit then
         raise exception 'limit: must be 1 to 1,000; scan: not less' using errcode = 'CB007';
     end if;
-    if p_correlation_id is not null or p_batch_id is not null or p_failure_key is not null or p_id is not null
-        or p_status in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED')
-    then
-        if p_domain is null and (p_batch_id is not null or p_failure_key is not null) then
-            v_domains := array(select commandbus.list_known_domains());  -- what these indexes begin with
-        end if;
-        return query
-        select c, null::timestamptz, null::uuid
-        from commandbus.command c
-        where (p_domain is null or c.domain = p_domain)
-            and (v_domains is null or c.domain = any (v_domains))
+    if p_domain is null and (p_batch_id is not null or p_failure_key is not null) then
+        v_domains := array(select commandbus.list_known_domains());  -- what these indexes begin with
+    end if;
+    return query
+    select case when k.n = 0 then l.command end, case when k.n = 1 then l.created_at end,
+        case when k.n = 1 then l.command_id end
+    from (
+        select c::commandbus.command as command, c.created_at, c.command_id,
+            row_number() over (order by c.created_at desc, c.command_id desc) as place,
+            (p_domain is null or c.domain = p_domain)
             and (p_status is null or c.status = p_status)
-            and (p_status is null or p_status not in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED')
-                or c.attention_at is not null)
             and (p_command_type is null or c.command_type = p_command_type)
-            and (p_created_after is null or c.created_at >= p_created_after)
-            and (p_created_before is null or c.created_at < p_created_before)
-            and (p_correlation_id is null
-                or c.correlation_id = p_correlation_id and c.correlation_id <> c.command_id
-                or c.command_id = p_correlation_id and c.correlation_id = p_correlation_id)
-            and (p_batch_id is null or c.batch_id = p_batch_id)
-            and (p_failure_key is null or c.failure_key = p_failure_key)
-            and (p_id is null or c.command_id = p_id or c.correlation_id = p_id and c.correlation_id <> c.command_id)
             and (p_text is null
                 or strpos(lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
-                or starts_with(c.command_id::text, lower(p_text)))
-            and c.created_at <= v_from_at and (c.created_at, c.command_id) < (v_from_at, v_from_id)
-        order by c.created_at desc, c.command_id desc
-        limit p_limit;
-        return;
-    end if;
-
-    return query
-    select c::commandbus.command, null::timestamptz, null::uuid
-    from (
-        select *
-        from commandbus.command n
-        where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
-            and (p_created_after is null or n.created_at >= p_created_after)
-            and (p_created_before is null or n.created_at < p_created_before)
-        order by n.created_at desc, n.command_id desc
-        limit p_scan
-    ) c
-    where (p_domain is null or c.domain = p_domain)
-        and (p_status is null or c.status = p_status)
-        and (p_command_type is null or c.command_type = p_command_type)
-        and (p_text is null
-            or strpos(lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
-            or starts_with(c.command_id::text, lower(p_text)))
-    order by c.created_at desc, c.command_id desc
+                or starts_with(c.command_id::text, lower(p_text))) as fits
+        from (
+            select *
+            from commandbus.command n
+            where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
+                and (p_created_after is null or n.created_at >= p_created_after)
+                and (p_created_before is null or n.created_at < p_created_before)
+                and (not v_is_indexed or p_domain is null or n.domain = p_domain)
+                and (not v_is_indexed or p_status is null or n.status = p_status)
+                and (not v_attention or n.attention_at is not null)
+                and (v_domains is null or n.domain = any (v_domains))
+                and (p_correlation_id is null
+                    or n.correlation_id = p_correlation_id and n.correlation_id <> n.command_id
+                    or n.command_id = p_correlation_id and n.correlation_id = p_correlation_id)
+                and (p_batch_id is null or n.batch_id = p_batch_id)
+                and (p_failure_key is null or n.failure_key = p_failure_key)
+                and (p_id is null
+                    or n.command_id = p_id or n.correlation_id = p_id and n.correlation_id <> n.command_id)
+            order by n.created_at desc, n.command_id desc
+            limit v_most
+        ) c
+    ) l
+    -- Nothing for a row that does not fit, a command for one that does, and after the last one where to go on.
+    cross join lateral generate_series((not l.fits)::int, (not v_is_exact and l.place = v_most)::int) as k(n)
+    order by l.created_at desc, l.command_id desc
     limit p_limit;
-    get diagnostics v_found = row_count;
-    if v_found < p_limit then
-        return query
-        select null::commandbus.command, n.created_at, n.command_id
-        from commandbus.command n
-        where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
-            and (p_created_after is null or n.created_at >= p_created_after)
-            and (p_created_before is null or n.created_at < p_created_before)
-        order by n.created_at desc, n.command_id desc
-        offset p_scan - 1
-        limit 1;
-    end if;
 end $$;
 
 -- commandbus.get_message: what was sent, where it still is: QUEUE, SCHEDULED, TSQ or ARCHIVE; none for a command that
@@ -2731,25 +2715,48 @@ as $$
     select b.* from commandbus.batch b where b.domain = p_domain and b.batch_id = p_batch_id
 $$;
 
--- commandbus.list_batches: a domain's batches, newest first.
+-- commandbus.list_batches: batches, newest first.
+--
+-- p_domain null: of all domains; each is read by its own part of the index.
 create function commandbus.list_batches(
-    p_domain text,
+    p_domain text default null,
     p_status text default null,
     p_limit  int  default 100,
     p_offset int  default 0
 )
 returns setof commandbus.batch
-language sql stable
+language plpgsql stable
 rows 100
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
-    select b.*
-    from commandbus.batch b
-    where b.domain = p_domain and (p_status is null or b.status = p_status)
-    order by b.created_at desc, b.batch_id
+declare
+    v_domains text[] := array[p_domain];
+begin
+    if p_domain is null then
+        with recursive of_batches as (
+            select (select min(b.domain) from commandbus.batch b) as domain
+            union all
+            select (select min(b.domain) from commandbus.batch b where b.domain > o.domain)
+            from of_batches o
+            where o.domain is not null
+        )
+        select array_agg(o.domain) into v_domains from of_batches o where o.domain is not null;
+    end if;
+    return query
+    select n.*
+    from unnest(v_domains) as d(domain)
+    cross join lateral (
+        select b.*
+        from commandbus.batch b
+        where b.domain = d.domain and (p_status is null or b.status = p_status)
+        order by b.created_at desc, b.batch_id
+        limit p_offset::bigint + p_limit
+    ) n
+    order by n.created_at desc, n.batch_id
     limit p_limit
-    offset p_offset
-$$;
+    offset p_offset;
+end $$;
 
 -- commandbus.list_batch_commands: a batch's commands, oldest first.
 create function commandbus.list_batch_commands(
@@ -2774,7 +2781,7 @@ $$;
 
 -- commandbus.list_troubleshooting: commands that wait for an operator, with their payload; longest waiting first.
 --
--- p_domain null: of all domains.
+-- p_domain null: of all domains; each is read by its own part of the index, so that nothing is sorted but one page.
 create function commandbus.list_troubleshooting(
     p_domain       text default null,
     p_command_type text default null,
@@ -2788,19 +2795,42 @@ rows 100
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
+declare
+    v_domains text[] := array[p_domain];
 begin
+    if p_domain is null then
+        with recursive waiting as (
+            select (select min(c.domain) from commandbus.command c where c.failure_key is not null) as domain
+            union all
+            select (
+                select min(c.domain) from commandbus.command c where c.failure_key is not null and c.domain > w.domain
+            )
+            from waiting w
+            where w.domain is not null
+        )
+        select array_agg(w.domain) into v_domains from waiting w where w.domain is not null;
+    end if;
     return query
-    select c, p.message -> 'data'
-    from commandbus.command c
-    left join commandbus.payload_archive p on p.command_id = c.command_id and p.domain = c.domain
-    where c.attention_at is not null
-        and c.status = 'IN_TROUBLESHOOTING_QUEUE'
-        and (p_domain is null or c.domain = p_domain)
-        and (p_command_type is null or c.command_type = p_command_type)
-        and (p_failure_key is null or c.failure_key = p_failure_key)
-    order by c.attention_at, c.command_id
-    limit p_limit
-    offset p_offset;
+    select w.command, p.message -> 'data'
+    from (
+        select n.command, n.attention_at, n.command_id, n.domain
+        from unnest(v_domains) as d(domain)
+        cross join lateral (
+            select c as command, c.attention_at, c.command_id, c.domain
+            from commandbus.command c
+            where c.domain = d.domain
+                and c.failure_key is not null
+                and (p_command_type is null or c.command_type = p_command_type)
+                and (p_failure_key is null or c.failure_key = p_failure_key)
+            order by c.attention_at, c.command_id
+            limit p_offset::bigint + p_limit
+        ) n
+        order by n.attention_at, n.command_id
+        limit p_limit
+        offset p_offset
+    ) w
+    left join commandbus.payload_archive p on p.command_id = w.command_id and p.domain = w.domain
+    order by w.attention_at, w.command_id;
 end $$;
 
 -- commandbus.list_troubleshooting_ids: the ids of all commands that wait for an operator, longest waiting first.
@@ -2816,8 +2846,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select c.command_id
     from commandbus.command c
-    where c.attention_at is not null
-        and c.status = 'IN_TROUBLESHOOTING_QUEUE'
+    where c.failure_key is not null
         and c.domain = p_domain
         and (p_command_type is null or c.command_type = p_command_type)
         and (p_failure_key is null or c.failure_key = p_failure_key)
@@ -2832,8 +2861,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select c.domain, c.command_type, count(*)
     from commandbus.command c
-    where c.attention_at is not null
-        and c.status = 'IN_TROUBLESHOOTING_QUEUE'
+    where c.failure_key is not null
         and (p_domain is null or c.domain = p_domain)
         and (p_command_type is null or c.command_type = p_command_type)
     group by c.domain, c.command_type

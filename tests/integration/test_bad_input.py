@@ -156,7 +156,7 @@ DOORS: list[tuple[str, str, list[Any], Callable[[Doors, Any], object]]] = [
     ("wait_for_batch", "batch_id", NO_IDS, lambda d, x: d.bus.wait_for_batch("pay", x)),
     ("wait_for_batch", "timeout", NO_SECONDS, lambda d, x: d.bus.wait_for_batch("pay", ID, timeout=x)),
     ("get_batch", "batch_id", NO_IDS, lambda d, x: d.bus.get_batch("pay", x)),
-    ("list_batches", "domain", NO_DOMAINS, lambda d, x: d.bus.list_batches(x)),
+    ("list_batches", "domain", some(NO_DOMAINS), lambda d, x: d.bus.list_batches(x)),
     ("list_batches", "status", ["", "DONE", 5], lambda d, x: d.bus.list_batches("pay", status=x)),
     ("list_batches", "limit", [*NO_COUNTS, 1001], lambda d, x: d.bus.list_batches("pay", limit=x)),
     ("list_batch_commands", "status", ["", "pending", 5], lambda d, x: d.bus.list_batch_commands("pay", ID, status=x)),

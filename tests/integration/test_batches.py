@@ -225,3 +225,11 @@ async def test_a_handler_is_told_its_batch(bus: CommandBus, pool: CommandBusPool
     made = await bus.create_batch(DOMAIN, batch_commands(1))
     (received,) = await Worker(pool, DOMAIN).receive()
     assert (received.context.batch_id, received.metadata.batch_id) == (made.batch_id, made.batch_id)
+
+
+async def test_batches_of_all_domains_are_listed_newest_first(bus: CommandBus) -> None:
+    await bus.create_domain("ship")
+    domains = (DOMAIN, "ship", "ship", DOMAIN, "ship")
+    made = [(await bus.create_batch(domain, batch_commands(1))).batch_id for domain in domains]
+    assert [batch.batch_id for batch in await bus.list_batches()] == made[::-1]
+    assert [batch.batch_id for batch in await bus.list_batches(limit=2, offset=2)] == made[::-1][2:4]

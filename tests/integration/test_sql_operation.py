@@ -506,6 +506,21 @@ def test_a_search_that_looks_at_a_few_at_a_time_finds_everything(bus: Bus) -> No
     assert sorted(pages(bus, 2, text="RAR", scan=5)[0]) == sorted(rare)
 
 
+def test_a_text_is_looked_for_among_a_few_of_those_that_wait_at_a_time(bus: Bus) -> None:
+    rare = [*fail(bus, "it broke", kind="rare"), *fail(bus, "it broke", kind="rare")]
+    for _ in range(8):
+        fail(bus, "it broke", kind="charge")
+    bus.send_new(20)
+    for filters in ({"text": "RARE"}, {"command_type": "rare"}):
+        found, calls = pages(bus, 1, status="IN_TROUBLESHOOTING_QUEUE", scan=3, **filters)
+        assert sorted(found) == sorted(rare)
+        assert calls < 8  # what does not wait is not looked at
+    assert pages(bus, 3, status="IN_TROUBLESHOOTING_QUEUE", scan=3, text="it")[0] == [
+        row["command_id"] for row in bus.rows("select command_id from commandbus.command where failure_key is not null"
+                                              " order by created_at desc, command_id desc")
+    ]  # fmt: skip
+
+
 def test_commands_are_found_by_everything_they_have(bus: Bus) -> None:
     batch_id, correlation_id = bus.create_batch(), uuid4()
     (one,) = bus.send_new(batch_id=batch_id, correlation_ids=[correlation_id])

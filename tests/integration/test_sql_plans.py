@@ -220,6 +220,12 @@ def find(**filters: object) -> Callable[[Bus], Callable[[], list[Row]]]:
     return lambda bus: lambda: bus.call("find_commands", **filters)
 
 
+def find_in_batch(bus: Bus) -> Callable[[], list[Row]]:
+    """Look for a text in a batch."""
+    batch_id = bus.command(waiting(bus)[0])["batch_id"]
+    return lambda: bus.call("find_commands", batch_id=batch_id, text="nowhere")
+
+
 CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "sp_send_commands": lambda bus: lambda: bus.send_new(SET),
     "sp_send_commands again": resend,
@@ -238,6 +244,8 @@ CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "sp_operator_retry refused": refused,
     "sp_take_replies": take_replies,
     "list_troubleshooting": look("list_troubleshooting"),
+    "list_troubleshooting of all domains": lambda bus: lambda: bus.call("list_troubleshooting"),
+    "list_batches of all domains": lambda bus: lambda: bus.call("list_batches"),
     "get_command": look("get_command", "command_id"),
     "get_payload": look("get_payload", "command_id"),
     "get_audit_trail": look("get_audit_trail", "command_id"),
@@ -248,6 +256,7 @@ CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "find_commands of a batch": look("find_commands", "batch_id"),
     "find_commands of a type that is nowhere": find(command_type="nowhere", scan=300),
     "find_commands with a text": find(text="nowhere", scan=300),
+    "find_commands of a batch with a text": find_in_batch,
     "get_message": look("get_message", "command_id"),
     "sp_step_redrives": step_redrive,
     "list_leases": list_leases,
@@ -346,6 +355,28 @@ def test_counting_the_tsq_reads_the_tsq_only(large: Bus) -> None:
     assert row["waiting"] == 10_000
     assert max(read.values()) < 12_000  # with what the other tests rolled back
     assert read["commandbus.command sequentially"] == 0
+
+
+def test_a_text_among_what_waits_reads_the_tsq_only(large: Bus) -> None:
+    with large.connection.transaction(force_rollback=True):
+        before = reads(large)
+        assert large.call("find_commands", status="IN_TROUBLESHOOTING_QUEUE", text="nowhere") == []
+        after = reads(large)
+    read = {name: after[name] - before[name] for name in after}
+    assert max(read.values()) < 12_000  # with what the other tests rolled back
+    assert read["commandbus.command sequentially"] == 0
+
+
+def test_what_failed_before_is_not_read_on_the_way_to_what_waits(database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+        bus.send_new(5_000)
+        bus.settle(bus.receive(limit=5_000), "FAILED", **errors(5_000, "BUSINESS_RULE"))
+        bus.park(10)
+        bus.run("analyze commandbus.command")
+        for name in ("list_troubleshooting", "list_troubleshooting of all domains"):
+            read = too_many_reads(bus, CALLS[name])
+            assert {table for table in read if table.startswith("commandbus.command")} == set()
 
 
 def test_grouping_failures_reads_the_tsq_only(large: Bus) -> None:

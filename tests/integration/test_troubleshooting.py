@@ -62,6 +62,22 @@ async def test_what_waits_is_listed_with_its_payload_longest_waiting_first(
     assert (await tsq.count_troubleshooting(DOMAIN), await tsq.count_troubleshooting(DOMAIN, "charge")) == (3, 2)
 
 
+async def test_what_waits_in_all_domains_is_listed_longest_waiting_first(
+    bus: CommandBus, pool: CommandBusPool, tsq: TroubleshootingQueue
+) -> None:
+    await bus.create_domain("ship")
+    expected = []
+    for number in range(9):
+        domain = "ship" if number % 3 == 1 else DOMAIN
+        await bus.send(domain, "charge", uuid4(), {"n": number})
+        (received,) = await Worker(pool, domain).receive()
+        await Worker(pool, domain).fail_permanent(received, ValueError("cannot work"))
+        expected.append(received.command.command_id)
+    pages = [await tsq.list_all_troubleshooting(limit=4, offset=offset) for offset in (0, 4, 8, 12)]
+    assert [item.command_id for page in pages for item in page] == expected
+    assert [item.payload["n"] for page in pages for item in page] == list(range(9))
+
+
 async def test_what_waits_in_several_domains_is_found(
     bus: CommandBus, pool: CommandBusPool, tsq: TroubleshootingQueue
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from commandbus.cli.options import (
+    AnyDomain,
     AsJson,
     BatchId,
     DatabaseUrl,
@@ -24,6 +25,7 @@ app = typer.Typer(help="Batches of commands.", no_args_is_help=True, rich_markup
 
 _BATCH = "payments 0b8e2c4e-5f0f-4d5b-8a34-3c8a0e0f7d21"
 _BATCH_COLUMNS = (
+    "domain",
     "batch_id",
     "name",
     "status",
@@ -39,16 +41,17 @@ _COMMAND_COLUMNS = ("command_id", "command_type", "status", "attempts", "last_er
 
 @app.command("list", epilog=examples("batch list payments", "batch list payments --status IN_PROGRESS --json"))
 def list_(
-    domain: Domain,
+    domain: AnyDomain = None,
     status: Annotated[BatchStatus | None, typer.Option(help="Only these.")] = None,
     limit: Limit = 100,
     offset: Offset = 0,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List a domain's batches, newest first."""
+    """List the batches of a domain, or all, newest first."""
     with open_pool(database_url) as pool:
-        batches = CommandBus(pool).list_batches(known_domain(pool, domain), status=status, limit=limit, offset=offset)
+        chosen = None if domain is None else known_domain(pool, domain)
+        batches = CommandBus(pool).list_batches(chosen, status=status, limit=limit, offset=offset)
     rows = [row_of(batch, without=("custom_data",)) for batch in batches]
     if as_json:
         print_json(rows)

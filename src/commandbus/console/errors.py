@@ -1,9 +1,10 @@
 """Every failure as a page of our own, or as JSON: one sentence, and never a traceback."""
 
 import logging
+from collections.abc import Mapping
 
 import psycopg
-from flask import Blueprint, Flask, jsonify, make_response, render_template
+from flask import Blueprint, Flask, Response, jsonify, make_response, render_template
 from flask.typing import ResponseReturnValue
 from psycopg.errors import InsufficientPrivilege
 from werkzeug.exceptions import HTTPException
@@ -88,10 +89,20 @@ def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
     return _answer(500, f"The database refused: {error.sqlstate or type(error).__name__}.")
 
 
+def problem(status: int, detail: str, errors: Mapping[str, str] | None = None) -> Response:
+    """Return a failure for programs, as RFC 9457 has it; *errors* has a sentence per field."""
+    found: dict[str, object] = {"title": _TITLES.get(status, "Refused"), "status": status, "detail": detail}
+    if errors:
+        found["errors"] = dict(errors)
+    response = make_response(jsonify(found), status)
+    response.mimetype = "application/problem+json"
+    return response
+
+
 def _answer(status: int, sentence: str) -> ResponseReturnValue:
     sentence = sentence[:1].upper() + sentence[1:]
     if wants_json():
-        response = make_response(jsonify(error=sentence), status)
+        response = problem(status, sentence)
     else:
         page = render_template(
             "commandbus/error.html",

@@ -8,13 +8,17 @@
 A field that is empty or missing is None unless it is required. Rules are those of `commandbus.payload`.
 """
 
+import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
+
+from flask import abort, request
+from werkzeug.datastructures import MultiDict
 
 from commandbus.errors import CommandBusError, InvalidArgumentError
 from commandbus.payload import (
@@ -28,15 +32,15 @@ from commandbus.payload import (
     parse_json,
 )
 
-if TYPE_CHECKING:
-    from werkzeug.datastructures import MultiDict
-
 T = TypeVar("T")
 S = TypeVar("S", bound=StrEnum)
 
 _AGO = re.compile(r"(\d{1,6})\s*([smhdw])")
+_OFTEN = frozenset({"command", "group"})
+_JSON = frozenset({"data", "result"})
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _INTEGER = re.compile(r"-?\d{1,19}")
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _CHECKED = frozenset({"on", "1", "true", "yes"})
 
 
@@ -47,13 +51,17 @@ class Form:
         errors: one sentence per field; the key "" is about the form as a whole.
     """
 
-    def __init__(self, values: "MultiDict[str, str]") -> None:
+    def __init__(self, values: MultiDict[str, str]) -> None:
         self._values = values
         self.errors: dict[str, str] = {}
 
     def raw(self, name: str, default: str = "") -> str:
         """Return the text as it was typed, to be shown again."""
         return self._values.get(name, default)
+
+    def all(self, name: str) -> list[str]:
+        """Return the different values of a field that may be given many times, in their order."""
+        return list(dict.fromkeys(self._values.getlist(name)))
 
     def refuse(self, name: str, message: str) -> None:
         """Say what is wrong with a field; the first sentence stays."""
@@ -127,6 +135,10 @@ class Form:
         found = self.check(name, lambda text, field: check_count(_integer(text, field, low, high), field, low, high))
         return default if found is None else found
 
+    def decimal(self, name: str, low: float, high: float, *, required: bool = False) -> float | None:
+        """Return a number from *low* to *high*."""
+        return self.check(name, lambda text, field: _decimal(text, field, low, high), required=required)
+
     def flag(self, name: str) -> bool:
         """Return whether a checkbox is set."""
         return self.check(name, _flag) or False
@@ -147,6 +159,25 @@ class Form:
         """Return the query string of the filters in use, for links to other pages of the same list."""
         kept = {k: v for k, v in self._values.items(multi=True) if v.strip() and k not in {*without, *more}}
         return urlencode(kept | {k: str(v) for k, v in more.items() if v is not None})
+
+
+def posted() -> Form:
+    """Return the form of this request. A program may send it as a JSON object, with lists for what is given often."""
+    if not request.is_json:
+        return Form(request.form)
+    sent = request.get_json(silent=True)
+    if not isinstance(sent, dict):
+        abort(400, "The body must be a JSON object.")
+    texts = MultiDict[str, str]()
+    for name, value in sent.items():
+        many = value if isinstance(value, list) and name in _OFTEN else [value]
+        texts.setlist(name, [_text_of(name, item) for item in many if item is not None])
+    return Form(texts)
+
+
+def _text_of(name: str, value: Any) -> str:  # noqa: ANN401  (any JSON)
+    """Return a value as it would stand in a form; what is JSON there too, as JSON."""
+    return value if isinstance(value, str) and name not in _JSON else json.dumps(value)
 
 
 def parse_time(text: str, field: str) -> datetime:
@@ -171,6 +202,12 @@ def _integer(text: str, field: str, low: int, high: int) -> int:
     if not _INTEGER.fullmatch(text) or not text.isascii():
         raise InvalidArgumentError(field, f"must be an integer from {low:,} to {high:,}")
     return int(text)
+
+
+def _decimal(text: str, field: str, low: float, high: float) -> float:
+    if not _DECIMAL.fullmatch(text) or not low <= float(text) <= high:
+        raise InvalidArgumentError(field, f"must be a number from {low:,g} to {high:,g}")
+    return float(text)
 
 
 def _flag(text: str, field: str) -> bool:

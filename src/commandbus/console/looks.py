@@ -1,6 +1,7 @@
 """How things look, in one place: colours of statuses and events, times, numbers, JSON, and what viewers may not see."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -32,9 +33,20 @@ _BADGES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "OPERATOR_RETRY": ("Operator retried", "operator"),
         "OPERATOR_CANCEL": ("Operator canceled", "operator"),
         "OPERATOR_COMPLETE": ("Operator completed", "operator"),
+        "OPERATOR_EDIT": ("Operator edited", "operator"),
+        "REDRIVE_STARTED": ("Redrive started", "operator"),
+        "REDRIVE_PAUSED": ("Redrive paused", "operator"),
+        "REDRIVE_RESUMED": ("Redrive resumed", "operator"),
+        "REDRIVE_STOPPED": ("Redrive stopped", "operator"),
+        "REDRIVE_COMPLETED": ("Redrive complete", "success"),
         "BATCH_STARTED": ("Batch started", "info"),
         "BATCH_COMPLETED": ("Batch completed", "success"),
         "STALE_SETTLE": ("Lease was lost", "warning"),
+        "RUNNING": ("Running", "info"),
+        "PAUSED": ("Paused", "warning"),
+        "STOPPED": ("Stopped", "danger"),
+        "SUCCESS": ("Success", "success"),
+        "NO_RETURN": ("Never ended", "danger"),
         "TRANSIENT": ("Transient", "neutral"),
         "PERMANENT": ("Permanent", "danger"),
         "BUSINESS_RULE": ("Business rule", "danger"),
@@ -53,12 +65,27 @@ _BADGES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "problem": ("Problem", "danger"),
     }
 )
+_ID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}")
 _STEPS = ((60.0, "s"), (60.0, "min"), (24.0, "h"), (365.0, "d"))
 
 
 def add_filters(blueprint: Blueprint) -> None:
     """Give templates the functions of this file; their names begin with cb_, beside those of a host's app."""
-    for function in (badge, ago, iso, absolute, span, since, number, rate, duration, pretty, options):
+    for function in (
+        badge,
+        ago,
+        iso,
+        absolute,
+        span,
+        since,
+        number,
+        rate,
+        per_second,
+        duration,
+        pretty,
+        options,
+        short,
+    ):
         blueprint.add_app_template_filter(function, f"cb_{function.__name__}")
 
 
@@ -120,6 +147,16 @@ def duration(seconds: float | None) -> str:
 def number(value: int | float | None) -> str:
     """Return a number with separators."""
     return "-" if value is None else f"{value:,}"
+
+
+def per_second(value: float) -> str:
+    """Return commands per second: 10/s."""
+    return f"{value:,.12g}/s"
+
+
+def short(text: str) -> str:
+    """Return the beginning of an id; another text as it is."""
+    return f"{text[:8]}…" if _ID.fullmatch(text) else text
 
 
 def pretty(value: Any) -> str:  # noqa: ANN401  (any JSON)

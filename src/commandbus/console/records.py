@@ -9,13 +9,14 @@ from uuid import UUID
 from flask import jsonify
 from flask.typing import ResponseReturnValue
 
+from commandbus.console.errors import problem
 from commandbus.console.forms import Form
 from commandbus.console.looks import iso, masked
 from commandbus.console.security import user
 from commandbus.models import AuditEvent
 
 _BUSINESS = frozenset({"payload", "data", "custom_data", "result"})
-_BUSINESS_IN_AUDIT = frozenset({"details", "result", "result_data"})
+_BUSINESS_IN_AUDIT = frozenset({"details", "result", "result_data", "before", "after"})
 
 
 def shown(value: Any) -> Any:  # noqa: ANN401  (any JSON)
@@ -42,9 +43,12 @@ def plain(record: Any) -> dict[str, Any]:  # noqa: ANN401  (any of the library's
 
 def json_or_errors(form: Form, found: Mapping[str, Any]) -> ResponseReturnValue:
     """Return what was found as JSON, or what is wrong with the query, with 400."""
-    if form.errors:
-        return jsonify(errors=form.errors), 400
-    return jsonify(found)
+    return refused(form, 400) if form.errors else jsonify(found)
+
+
+def refused(form: Form, status: int = 422) -> ResponseReturnValue:
+    """Return for programs what is wrong with a query or a form."""
+    return problem(status, form.errors.get("", "See errors for what is wrong with which field."), form.errors)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  (a field of a record)

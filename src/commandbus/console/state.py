@@ -8,7 +8,7 @@ from flask import current_app
 
 from commandbus.console.settings import ConsoleSettings
 from commandbus.handlers import HandlerRegistry
-from commandbus.sync import CommandBus, CommandBusPool, Operations, PgmqClient, TroubleshootingQueue
+from commandbus.sync import CommandBus, CommandBusPool, Operations, PgmqClient, Redrives, TroubleshootingQueue
 
 EXTENSION = "commandbus_console"
 
@@ -34,6 +34,7 @@ NAVIGATION: tuple[NavEntry, ...] = (
     NavEntry("Overview", "console.overview.show", "home"),
     NavEntry("Commands", "console.commands.find", "list"),
     NavEntry("Troubleshooting", "console.troubleshooting.find", "alert", badge="troubleshooting"),
+    NavEntry("Redrives", "console.redrives.find", "redrive"),
     NavEntry("Batches", "console.batches.find", "stack"),
     NavEntry("Queues", "console.queues.show", "queue"),
     NavEntry("Audit", "console.audit.find", "book"),
@@ -63,14 +64,16 @@ class Console:
     title: str = "commandbus"
     bus: CommandBus = field(init=False)
     tsq: TroubleshootingQueue = field(init=False)
-    queues: PgmqClient = field(init=False)
+    redrives: Redrives = field(init=False)
     operations: Operations = field(init=False)
+    queues: PgmqClient = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bus", CommandBus(self.pool))
         object.__setattr__(self, "tsq", TroubleshootingQueue(self.pool))
-        object.__setattr__(self, "queues", PgmqClient(self.pool))
+        object.__setattr__(self, "redrives", Redrives(self.pool))
         object.__setattr__(self, "operations", Operations(self.pool))
+        object.__setattr__(self, "queues", PgmqClient(self.pool))
 
 
 def console() -> Console:

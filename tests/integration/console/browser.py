@@ -15,6 +15,7 @@ from commandbus import (
     CommandBusPool,
     PermanentCommandError,
     PostgresAuditLogger,
+    Redrives,
     TransientCommandError,
     TroubleshootingQueue,
     Worker,
@@ -99,16 +100,23 @@ class World:
     Attributes:
         parked: commands that wait for an operator.
         others: a command in every other state.
+        edited: of these, those that an operator edited.
         batches: with some of them.
+        redrives: of what waits, not begun, for no worker runs.
     """
 
     parked: list[UUID] = field(default_factory=list)
     others: list[UUID] = field(default_factory=list)
+    edited: list[UUID] = field(default_factory=list)
     batches: list[UUID] = field(default_factory=list)
+    redrives: list[UUID] = field(default_factory=list)
 
     def values(self, rule: Rule) -> dict[str, Any]:
         """Return values for the places of a route."""
-        known = {"domain": DOMAIN, "command_id": self.parked[0], "batch_id": self.batches[0], "filename": "icon.svg"}
+        known = {
+            "domain": DOMAIN, "command_id": self.parked[0], "batch_id": self.batches[0],
+            "redrive_id": self.redrives[0], "action": "stop", "filename": "icon.svg",
+        }  # fmt: skip
         return {name: known[name] for name in rule.arguments}
 
 
@@ -148,9 +156,14 @@ async def _make_world(url: str, texts: Sequence[tuple[str, str, str, str, str, s
                 world.batches.append(made.batch_id)
                 return [command.command_id for command in commands]
 
-            ids = await send_batch(7)
+            ids = await send_batch(8)
             errors = [PermanentCommandError(code, message, {kind: reason}) for _ in range(4)]
-            received = await worker.receive(7)
+            received = await worker.receive(8)
+            spoilt = received.pop()
+            await worker.fail_permanent(spoilt, errors[0])
+            world.edited += [
+                await _edit(worker, tsq, spoilt.command.command_id, {kind: reason, "secret": CANARY}, operator, reason)
+            ]
             for one, error in zip(received[:4], errors, strict=True):
                 await worker.fail_permanent(one, error)
             await worker.complete(received[4], {"result": message})
@@ -162,5 +175,21 @@ async def _make_world(url: str, texts: Sequence[tuple[str, str, str, str, str, s
             await PostgresAuditLogger(pool).log(DOMAIN, parked[0], code, '{"note": "an event of the user\'s own"}')
             world.parked += parked[:2]
             world.others += [command_id for command_id in ids if command_id not in parked[:2]]
+            redrives = Redrives(pool)
+            for redrive_id in [
+                await redrives.start(DOMAIN, rate=1, operator=operator, reason=reason) for _ in range(2)
+            ]:
+                world.redrives.append(redrive_id)
+            await redrives.pause(world.redrives[-1], operator, reason)
         await bus.send(DOMAIN, texts[0][0], uuid4(), {"secret": CANARY})
     return world
+
+
+async def _edit(
+    worker: Worker, tsq: TroubleshootingQueue, command_id: UUID, data: dict[str, Any], operator: str, reason: str
+) -> UUID:
+    """Edit a command that waits, and let it complete; return its id."""
+    await tsq.edit_and_retry(DOMAIN, command_id, data, operator, reason=reason)
+    (received,) = await worker.receive(1)
+    await worker.complete(received)
+    return command_id

@@ -20,6 +20,9 @@ DOMAINS = ("Pay", "1pay", "pay pay", "p" * 38, "pay'--", "päy", "\x00", "%00")
 TIMES = ("yesterday", "2030-13-01", "25:00", "-1h", "2h ago", "999999w", "0001-01-01T00:00+14:00", "\x00")
 UUIDS = ("x", "0" * 36, "6f1c0a52", "{6f1c0a52-7f0e-4b1e-9d55-0d8f5f3f6a11}", "\x00")
 TEXTS = ("x" * 201, "a\x00b", "a\x1bb")
+ID = "6f1c0a52-7f0e-4b1e-9d55-0d8f5f3f6a11"
+KEY = f"2030-01-31T12:00:00+00:00_{ID}"
+KEYS = ("x", "first", f"{KEY}_", f"2030-01-31T12:00:00_{ID}", f"0001-01-01T00:00:00+14:00_{ID}", "_", KEY[:-1], "\x00")
 QUERIES: dict[str, dict[str, tuple[str, ...]]] = {
     "commands": {
         "status": ("x", "completed", "\x00"),
@@ -28,7 +31,11 @@ QUERIES: dict[str, dict[str, tuple[str, ...]]] = {
         "correlation": UUIDS,
         "after": TIMES,
         "before": TIMES,
-        "offset": (*NUMBERS, "100001"),
+        "batch": UUIDS,
+        "group": UUIDS,
+        "text": TEXTS[:2],
+        "start": KEYS,
+        "trail": (*KEYS[2:], "x", "~".join([KEY] * 21), f"first~x~{KEY}"),
         "limit": (*NUMBERS, "0", "1001"),
     },
     "audit": {
@@ -38,7 +45,9 @@ QUERIES: dict[str, dict[str, tuple[str, ...]]] = {
         "before": TIMES,
         "before_id": (*NUMBERS, "0", "7"),
     },
-    "troubleshooting": {"domain": DOMAINS, "type": TEXTS, "offset": NUMBERS},
+    "troubleshooting": {"domain": DOMAINS},
+    "troubleshooting/commands": {"domain": DOMAINS, "type": TEXTS, "offset": NUMBERS, "group": (*UUIDS, ID)},
+    "redrives": {"domain": DOMAINS},
     "batches": {"domain": DOMAINS, "status": ("x", "PENDING "[:3]), "offset": NUMBERS},
 }
 
@@ -165,7 +174,7 @@ def test_a_decision_without_or_with_wrong_commands_changes_nothing(operator: Bro
 
 
 def test_a_refused_decision_keeps_the_selection_and_the_text(operator: Browser, world: World) -> None:
-    data = {"command": f"{DOMAIN}/{world.parked[1]}", "result": "{not json"}
+    data = {"command": f"{DOMAIN}/{world.parked[1]}", "result": "{not json", "from": "commands"}
     text = operator.post("/troubleshooting/complete", data).text
     assert f'value="{DOMAIN}/{world.parked[1]}" aria-label="Choose DebitAccount {world.parked[1]}" checked' in text
     assert "{not json</textarea>" in text

@@ -84,7 +84,7 @@ TAGS = {
     "html", "head", "meta", "title", "link", "script", "body", "a", "header", "nav", "details", "summary", "ul", "li",
     "ol", "svg", "rect", "path", "line", "text", "desc", "span", "form", "label", "input", "button", "p", "div", "main",
     "h1", "h2", "section", "table", "thead", "tbody", "tr", "th", "td", "time", "dl", "dt", "dd", "pre", "dialog",
-    "select", "option", "textarea", "datalist", "figure", "figcaption",
+    "select", "option", "textarea", "datalist", "figure", "figcaption", "code",
 }  # fmt: skip
 ADDRESSES = {"href", "src", "action", "formaction", "data-events", "data-poll"}
 
@@ -142,8 +142,11 @@ def pages(app: Flask, world: World) -> list[str]:
         for _, path, endpoint in routes(app, world, "GET")
         if not path.startswith(("/api/", "/live/", "/static/", "/go")) and endpoint != "console.login"
     ]
-    more = [f"{path}?offset={n}" for path in ("/commands", "/batches", "/troubleshooting") for n in (50, 100, 300)]
-    stories = [f"/commands/{DOMAIN}/{command_id}" for command_id in (*world.parked[::2], *world.others[::5])]
+    more = [f"{path}?offset={n}" for path in ("/batches", "/troubleshooting/commands") for n in (50, 100, 300)]
+    stories = [
+        f"/commands/{DOMAIN}/{command_id}" for command_id in (*world.parked[::2], *world.others[::5], *world.edited)
+    ]
+    stories += [f"{path}?payload=on" for path in stories[:20]]
     return [*lists, *more, *stories, *(f"/batches/{DOMAIN}/{batch_id}" for batch_id in world.batches)]
 
 
@@ -165,15 +168,20 @@ def test_hostile_texts_in_queries_and_forms_are_escaped(make_app: MakeApp, world
     browser = Browser(make_app(**TOKENS), OPERATOR_TOKEN)
     token = browser.csrf_token()
     fields: Sequence[str] = ("domain", "type", "data", "correlation", "reply_to", "max_attempts", "copies", "lines",
-                             "command", "reason", "result", "command_id")  # fmt: skip
+                             "command", "group", "reason", "result", "command_id", "rate", "stop_after",
+                             "from")  # fmt: skip
     for text in HOSTILE:
         form = {**dict.fromkeys(fields, text), "csrf_token": token}
-        for path in ("/send", "/send/bulk", "/troubleshooting/complete", "/troubleshooting/cancel"):
+        edit, redrive = f"/commands/{DOMAIN}/{world.parked[0]}/edit", f"/redrives/{world.redrives[0]}"
+        for path in ("/send", "/send/bulk", "/troubleshooting/complete", "/troubleshooting/cancel", "/redrives", edit):
             answer = browser.post_raw(path, form)
             assert answer.status_code == 422, (path, text)
             check_page(answer.text, path)
-        query = dict.fromkeys(("status", "domain", "type", "after", "offset", "event", "correlation", "next"), text)
-        for path in ("/commands", "/audit", "/batches", "/troubleshooting", "/go", "/send"):
+        names = ("status", "domain", "type", "after", "offset", "event", "correlation", "next", "text", "batch",
+                 "group", "start", "trail", "command", "payload", "reason")  # fmt: skip
+        query = dict.fromkeys(names, text)
+        for path in ("/commands", "/audit", "/batches", "/troubleshooting", "/troubleshooting/commands", "/redrives",
+                     "/redrives/new", "/go", "/send", edit, redrive, edit.removesuffix("/edit")):  # fmt: skip
             check_page(browser.get(path, query_string=query).text, path)
         check_page(browser.get(f"/{text}").text, "404")
     assert len(world.parked) == 2

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from flask import Blueprint, abort, jsonify, render_template, request
+from flask import Blueprint, abort, render_template, request
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.charts import Share, shares
@@ -18,7 +18,6 @@ page = Blueprint("batches", __name__)
 
 PAGE = 50
 _DEEPEST = 100_000
-_DEEPEST_OF_ALL = 900  # so far each domain is read from its beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Found:
 def find() -> ResponseReturnValue:
     """Show the batches, newest first."""
     form, domains = Form(request.args), console().queues.list_domains()
-    found = _find(form, domains)
+    found = _find(form)
     status = 400 if form.errors else 200
     return render_template("commandbus/pages/batches.html", form=form, found=found, domains=domains), status
 
@@ -53,7 +52,7 @@ def find() -> ResponseReturnValue:
 def find_json() -> ResponseReturnValue:
     """Return the same batches."""
     form = Form(request.args)
-    found = _find(form, console().queues.list_domains())
+    found = _find(form)
     return json_or_errors(form, {"batches": [plain(p.batch) for p in found.batches], "next_offset": found.older})
 
 
@@ -76,26 +75,17 @@ def show_json(domain: str, batch_id: UUID) -> ResponseReturnValue:
     form = Form(request.args)
     batch = _batch(domain, batch_id)
     found = _commands(form, batch)
-    if form.errors:
-        return jsonify(errors=form.errors), 400
-    return jsonify(batch=plain(batch), commands=[plain(row) for row in found.commands], next_offset=found.older)
+    rows = [plain(row) for row in found.commands]
+    return json_or_errors(form, {"batch": plain(batch), "commands": rows, "next_offset": found.older})
 
 
-def _find(form: Form, domains: list[str]) -> Found:
+def _find(form: Form) -> Found:
     """Return a page of the batches of one domain, or of all."""
     domain, status = form.domain(), form.one_of("status", BatchStatus)
     offset = form.count("offset", 0, _DEEPEST, 0) or 0
-    if domain is None and offset > _DEEPEST_OF_ALL:
-        form.refuse("offset", f"must be at most {_DEEPEST_OF_ALL:,} while no domain is chosen")
     if form.errors:
         return Found()
-    bus = console().bus
-    if domain is not None:
-        rows = bus.list_batches(domain, status=status, limit=PAGE + 1, offset=offset)
-    else:
-        limit = offset + PAGE + 1
-        rows = [batch for name in domains for batch in bus.list_batches(name, status=status, limit=limit)]
-        rows = sorted(rows, key=lambda batch: batch.created_at, reverse=True)[offset:limit]
+    rows = console().bus.list_batches(domain, status=status, limit=PAGE + 1, offset=offset)
     return Found([_progress(row) for row in rows[:PAGE]], [], *_neighbours(offset, len(rows)))
 
 

@@ -4,41 +4,80 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, abort, jsonify, redirect, render_template, request, url_for
+from flask import Blueprint, abort, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from commandbus.console.attempts import Attempt, attempts
+from commandbus.console.difference import Line, difference
 from commandbus.console.forms import Form
+from commandbus.console.paging import Trail
 from commandbus.console.records import facts, json_or_errors, plain, shown
 from commandbus.console.state import console
 from commandbus.errors import CommandNotFoundError
-from commandbus.models import AuditEvent, BatchMetadata, CommandMetadata, CommandStatus
+from commandbus.models import (
+    AuditEvent,
+    AuditEventType,
+    BatchMetadata,
+    CommandMetadata,
+    CommandStatus,
+    MessagePlace,
+    PageKey,
+    ReplyOutcome,
+)
 from commandbus.payload import check_domain
-from commandbus.sync import PostgresPayloadArchive
 
 page = Blueprint("commands", __name__)
 
 PAGE = 50
-_MOST_ROWS = 1_000
-_DEEPEST = 100_000
-_RELATED = 20
+_MOST_ROWS = 500
+_MOST_TEXT = 200
+_RELATED = 10
+_OUTCOMES = {
+    CommandStatus.COMPLETED: ReplyOutcome.SUCCESS,
+    CommandStatus.FAILED: ReplyOutcome.FAILED,
+    CommandStatus.CANCELED: ReplyOutcome.CANCELED,
+}
+_PLACES = {
+    MessagePlace.QUEUE: "in the queue",
+    MessagePlace.SCHEDULED: "waits for its next attempt",
+    MessagePlace.TSQ: "in troubleshooting",
+    MessagePlace.ARCHIVE: "in PGMQ's archive",
+}
 
 
 @dataclass(slots=True)
 class Found:
-    """A page of commands, and where its neighbours begin."""
+    """A page of commands, and the parameters of its neighbours.
+
+    *searched_to* is set where the search was cut short: everything sent since has been looked at.
+    """
 
     rows: list[CommandMetadata] = field(default_factory=list)
-    newer: int | None = None
-    older: int | None = None
+    newer: dict[str, object] | None = None
+    older: dict[str, object] | None = None
+    searched_to: PageKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of the timeline. *change* is what an operator's edit did to the payload, as it may be seen."""
+
+    event: AuditEvent
+    facts: dict[str, Any]
+    change: list[Line] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A command and everything around it. *payload* is None where it is not at hand."""
+    """A command and everything around it. *payload* and *place* are None unless they were asked for and are at hand."""
 
     command: CommandMetadata
-    events: list[tuple[AuditEvent, dict[str, Any]]]
+    events: list[Event]
+    attempts: list[Attempt]
+    outcome: ReplyOutcome | None
+    is_payload_asked: bool
     payload: Any
+    place: str | None
     batch: BatchMetadata | None
     related: list[CommandMetadata]
 
@@ -55,27 +94,38 @@ def find() -> ResponseReturnValue:
 
 @page.get("/api/commands")
 def find_json() -> ResponseReturnValue:
-    """Return the same commands."""
+    """Return the same commands; *older* are the parameters of the next page."""
     form = Form(request.args)
     found = _find(form)
-    return json_or_errors(form, {"commands": [plain(row) for row in found.rows], "next_offset": found.older})
+    rows = [plain(row) for row in found.rows]
+    is_cut_short = found.searched_to is not None
+    return json_or_errors(form, {"commands": rows, "older": found.older, "is_cut_short": is_cut_short})
 
 
 @page.get("/commands/<domain>/<uuid:command_id>")
 def show(domain: str, command_id: UUID) -> ResponseReturnValue:
     """Show one command."""
-    return render_template("commandbus/pages/command.html", story=_story(domain, command_id))
+    form = Form(request.args)
+    text = story_page(domain, command_id, form, is_payload_asked=form.flag("payload"))
+    return text, 400 if form.errors else 200
 
 
 @page.get("/api/commands/<domain>/<uuid:command_id>")
 def show_json(domain: str, command_id: UUID) -> ResponseReturnValue:
     """Return one command and its story."""
-    story = _story(domain, command_id)
-    return jsonify(
-        command=plain(story.command),
-        payload=story.payload,
-        events=[plain(event) for event, _ in story.events],
-        related=[plain(row) for row in story.related],
+    form = Form(request.args)
+    story = _story(domain, command_id, is_payload_asked=form.flag("payload"))
+    return json_or_errors(
+        form,
+        {
+            "command": plain(story.command),
+            "events": [plain(line.event) for line in story.events],
+            "attempts": [plain(attempt) for attempt in story.attempts],
+            "outcome": story.outcome,
+            "payload": story.payload,
+            "place": story.place,
+            "related": [plain(row) for row in story.related],
+        },
     )
 
 
@@ -90,39 +140,80 @@ def go() -> ResponseReturnValue:
     return redirect(url_for("console.commands.show", domain=domain, command_id=command_id))
 
 
-def _find(form: Form) -> Found:
-    """Return a page of commands; none while a filter is wrong."""
-    status, domain = form.one_of("status", CommandStatus), form.domain()
-    command_type, correlation_id = form.command_type(), form.uuid("correlation")
-    after, before = form.time("after"), form.time("before")
-    offset, limit = form.count("offset", 0, _DEEPEST, 0) or 0, form.count("limit", 1, _MOST_ROWS, PAGE) or PAGE
-    if form.errors:
-        return Found()
-    rows = console().bus.query_commands(
-        status, domain, command_type, after, before, min(limit + 1, _MOST_ROWS), offset, correlation_id=correlation_id
-    )
-    older = offset + limit if len(rows) > limit else None
-    return Found(rows[:limit], max(offset - limit, 0) if offset else None, older)
+def story_page(domain: str, command_id: UUID, form: Form, *, is_payload_asked: bool = False) -> str:
+    """Return the page of one command; *form* is a decision that was refused, or the query."""
+    story = _story(domain, command_id, is_payload_asked=is_payload_asked)
+    return render_template("commandbus/pages/command.html", story=story, form=form)
 
 
-def _story(domain: str, command_id: UUID) -> Story:
-    bus = console().bus
-    if (command := bus.get_command(_known(domain), command_id)) is None:
-        raise CommandNotFoundError(domain, command_id)
-    message = PostgresPayloadArchive(console().pool).get(domain, command_id)
-    payload = message.get("data") if isinstance(message, dict) else message
-    related = []
-    if command.correlation_id is not None:
-        found = bus.query_commands(correlation_id=command.correlation_id, limit=_RELATED + 1)
-        related = [row for row in found if (row.domain, row.command_id) != (domain, command_id)][:_RELATED]
-    batch = None if command.batch_id is None else bus.get_batch(domain, command.batch_id)
-    events = [(event, facts(event)) for event in bus.get_audit_trail(command_id, domain)]
-    return Story(command, events, None if payload is None else shown(payload), batch, related)
-
-
-def _known(domain: str) -> str:
+def known(domain: str) -> str:
     """Return a domain's name as it stands in an address; an impossible one is nowhere."""
     try:
         return check_domain(domain)
     except ValueError:
         abort(404)
+
+
+def command_or_404(domain: str, command_id: UUID) -> CommandMetadata:
+    """Return a command.
+
+    Raises:
+        CommandNotFoundError: there is none.
+    """
+    if (command := console().bus.get_command(known(domain), command_id)) is None:
+        raise CommandNotFoundError(domain, command_id)
+    return command
+
+
+def _find(form: Form) -> Found:
+    """Return a page of commands; none while a filter is wrong."""
+    filters = {
+        "status": form.one_of("status", CommandStatus),
+        "domain": form.domain(),
+        "command_type": form.command_type(),
+        "created_after": form.time("after"),
+        "created_before": form.time("before"),
+        "correlation_id": form.uuid("correlation"),
+        "batch_id": form.uuid("batch"),
+        "failure_key": form.uuid("group"),
+        "text": form.text("text", _MOST_TEXT),
+    }
+    trail, limit = Trail(form), form.count("limit", 1, _MOST_ROWS, PAGE) or PAGE
+    if form.errors:
+        return Found()
+    found = console().bus.find_commands(**filters, start=trail.start, limit=limit + 1)  # type: ignore[arg-type]
+    rows = found.commands[:limit]
+    if len(found.commands) > limit:
+        return Found(rows, trail.newer(), trail.older(PageKey(rows[-1].created_at, rows[-1].command_id)))
+    searched_to = found.next_key if found.is_cut_short else None
+    return Found(rows, trail.newer(), trail.older(searched_to), searched_to)
+
+
+def _story(domain: str, command_id: UUID, *, is_payload_asked: bool) -> Story:
+    bus, command = console().bus, command_or_404(domain, command_id)
+    message = bus.get_message(domain, command_id) if is_payload_asked else None
+    related = []
+    if command.correlation_id is not None:
+        found = bus.find_commands(correlation_id=command.correlation_id, limit=_RELATED + 1).commands
+        related = [row for row in found if (row.domain, row.command_id) != (domain, command_id)][:_RELATED]
+    batch = None if command.batch_id is None else bus.get_batch(domain, command.batch_id)
+    events = bus.get_audit_trail(command_id, domain)
+    return Story(
+        command,
+        [_line(event) for event in events],
+        attempts(events),
+        _OUTCOMES.get(command.status),
+        is_payload_asked,
+        None if message is None else shown(message.data),
+        None if message is None else _PLACES[message.place],
+        batch,
+        related,
+    )
+
+
+def _line(event: AuditEvent) -> Event:
+    found = facts(event)
+    if event.event_type != AuditEventType.OPERATOR_EDIT:
+        return Event(event, found)
+    before, after = found.pop("before", None), found.pop("after", None)
+    return Event(event, found, difference(before, after))

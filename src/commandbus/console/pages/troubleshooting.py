@@ -1,156 +1,214 @@
-"""Troubleshooting: what waits for an operator, and what the operator decides."""
+"""Troubleshooting: failures that look the same, the commands that wait, and what the operator decides."""
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, flash, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from commandbus.console.forms import Form
-from commandbus.console.records import json_or_errors, plain, shown
-from commandbus.console.security import user
+from commandbus.console.charts import Share, shares
+from commandbus.console.decisions import Chosen, Decide, Tally, read_chosen
+from commandbus.console.decisions import decide as decide_in_steps
+from commandbus.console.forms import Form, posted
+from commandbus.console.pages.commands import story_page
+from commandbus.console.records import json_or_errors, plain, refused, shown
+from commandbus.console.security import user, wants_json
 from commandbus.console.state import console
 from commandbus.errors import InvalidArgumentError
-from commandbus.models import TroubleshootingItem
-from commandbus.payload import check_domain, check_uuid
-from commandbus.sync.repositories.command import Verdict
+from commandbus.models import FailureGroup, TroubleshootingItem
 
 page = Blueprint("troubleshooting", __name__)
 
 PAGE = 50
-MAX_SELECTION = 1_000
+MAX_GROUPS = 200
 MAX_REASON = 2_000
+_ALL_GROUPS = 1_000
 _DEEPEST = 100_000
-_REFUSALS = {"NOT_FOUND": "not found", "NO_PAYLOAD": "cannot be retried, for what was sent is lost"}
 
-_Selection = dict[str, list[UUID]]
-_Decision = Callable[[str, list[UUID]], list[Verdict]]
+
+@dataclass(slots=True)
+class Groups:
+    """The largest groups of failures, each with its share of the largest, and how many commands wait in all."""
+
+    rows: list[tuple[FailureGroup, tuple[Share, ...]]] = field(default_factory=list)
+    total: int = 0
+    has_more: bool = False
 
 
 @dataclass(slots=True)
 class Found:
-    """A page of waiting commands with their payloads as they may be seen, and where its neighbours begin."""
+    """A page of waiting commands with their payloads as they may be seen, and where its neighbours begin.
+
+    *group* is the group that was asked for, or None where it is empty by now.
+    """
 
     rows: list[tuple[TroubleshootingItem, Any]] = field(default_factory=list)
     total: int = 0
+    group: FailureGroup | None = None
     newer: int | None = None
     older: int | None = None
 
 
 @page.get("/troubleshooting")
 def find() -> ResponseReturnValue:
-    """Show the commands that wait, longest waiting first."""
+    """Show what waits by what its failures look like, the largest group first."""
     form = Form(request.args)
-    return _show(form, form), 400 if form.errors else 200
+    return _show_groups(form, form), 400 if form.errors else 200
 
 
 @page.get("/api/troubleshooting")
 def find_json() -> ResponseReturnValue:
+    """Return the same groups."""
+    form = Form(request.args)
+    found = _find_groups(form)
+    return json_or_errors(form, {"groups": [plain(group) for group, _ in found.rows], "total": found.total})
+
+
+@page.get("/troubleshooting/commands")
+def commands() -> ResponseReturnValue:
+    """Show the commands that wait, of a group or all, longest waiting first."""
+    form = Form(request.args)
+    return _show_commands(form, form), 400 if form.errors else 200
+
+
+@page.get("/api/troubleshooting/commands")
+def commands_json() -> ResponseReturnValue:
     """Return the same commands."""
     form = Form(request.args)
-    found = _find(form)
+    found = _find_commands(form)
     rows = [plain(item) for item, _ in found.rows]
     return json_or_errors(form, {"commands": rows, "total": found.total, "next_offset": found.older})
 
 
 @page.post("/troubleshooting/retry")
+@page.post("/api/troubleshooting/retry", endpoint="retry_json")
 def retry() -> ResponseReturnValue:
     """Queue the chosen commands again."""
-    form = Form(request.form)
-    return _decide(form, "Retried", lambda domain, ids: console().tsq.retry_many(domain, ids, user().name))
+    form = posted()
+    reason = form.text("reason", MAX_REASON)
+    return _decide(
+        form, "Retried", lambda domain, ids: console().tsq.retry_many(domain, ids, user().name, reason=reason)
+    )
 
 
 @page.post("/troubleshooting/cancel")
+@page.post("/api/troubleshooting/cancel", endpoint="cancel_json")
 def cancel() -> ResponseReturnValue:
     """Give the chosen commands up."""
-    form = Form(request.form)
+    form = posted()
     reason = form.text("reason", MAX_REASON, required=True) or ""
     return _decide(form, "Canceled", lambda domain, ids: console().tsq.cancel_many(domain, ids, reason, user().name))
 
 
 @page.post("/troubleshooting/complete")
+@page.post("/api/troubleshooting/complete", endpoint="complete_json")
 def complete() -> ResponseReturnValue:
     """Complete the chosen commands, with a result for their senders."""
-    form = Form(request.form)
-    result = form.json("result")
+    form = posted()
+    reason, result = form.text("reason", MAX_REASON), form.json("result")
+    return _decide(
+        form,
+        "Completed",
+        lambda domain, ids: console().tsq.complete_many(domain, ids, result, user().name, reason=reason),
+    )
 
-    def decide(domain: str, ids: list[UUID]) -> list[Verdict]:
-        return console().tsq.complete_many(domain, ids, result, user().name)
 
-    return _decide(form, "Completed", decide)
-
-
-def _decide(form: Form, done: str, decide: _Decision) -> ResponseReturnValue:
-    """Apply a decision to the chosen commands, and say what became of them."""
-    filters = Form(request.args)
-    selection = _selection(form)
+def _decide(form: Form, done: str, step: Decide) -> ResponseReturnValue:
+    """Apply a decision to what was chosen, and say what became of it."""
+    chosen = read_chosen(form)
     if form.errors:
-        return _show(filters, form), 422
-    verdicts: list[Verdict] = []
+        return _show_refused(form, chosen)
     try:
-        for domain, ids in selection.items():
-            verdicts += decide(domain, ids)
+        tally = decide_in_steps(chosen, step)
     except InvalidArgumentError as error:
         form.refuse_error(error, {"result_data": "result"})
-        return _show(filters, form), 422
-    _tell(done, verdicts)
-    if request.form.get("from") == "command" and len(verdicts) == 1:
-        domain, command_id = next(iter(selection)), verdicts[0].command_id
-        return redirect(url_for("console.commands.show", domain=domain, command_id=command_id))
-    return redirect(f"{url_for('console.troubleshooting.find')}?{filters.query('offset')}")
+        return _show_refused(form, chosen)
+    if wants_json():
+        return jsonify(_plain_tally(tally))
+    flash(tally.sentence(done), "success" if tally.is_clean else "warning")
+    return redirect(_back(form, chosen))
 
 
-def _tell(done: str, verdicts: list[Verdict]) -> None:
-    refused = Counter(_REFUSALS.get(v.refusal, f"already {v.refusal}") for v in verdicts if v.refusal)
-    accepted = len(verdicts) - sum(refused.values())
-    words = [f"{done} {accepted:,} {'command' if accepted == 1 else 'commands'}"]
-    words += [f"refused {count:,}: {why.replace('_', ' ').lower()}" for why, count in refused.items()]
-    flash("; ".join(words) + ".", "warning" if refused else "success")
+def _show_refused(form: Form, chosen: Chosen) -> ResponseReturnValue:
+    """Return the page that a refused form came from, with what is wrong beside its fields."""
+    if wants_json():
+        return refused(form)
+    origin, filters = form.raw("from"), Form(request.args)
+    if origin == "command" and len(chosen.commands) == 1:
+        return story_page(*chosen.commands[0], form), 422
+    return (_show_commands if origin == "commands" else _show_groups)(filters, form), 422
 
 
-def _selection(form: Form) -> _Selection:
-    """Return the chosen commands by domain; each is named domain/id."""
-    found: _Selection = {}
-    chosen = list(dict.fromkeys(request.form.getlist("command")))
-    if not chosen:
-        form.refuse("command", "Choose commands first.")
-    if len(chosen) > MAX_SELECTION:
-        form.refuse("command", f"At most {MAX_SELECTION:,} commands at once.")
-        return {}
-    for name in chosen:
-        domain, _, command_id = name.partition("/")
-        try:
-            found.setdefault(check_domain(domain), []).append(check_uuid(command_id, "command"))
-        except InvalidArgumentError:
-            form.refuse("command", "A command must be named by its domain and its id.")
-    return found
+def _back(form: Form, chosen: Chosen) -> str:
+    """Return the address of the page that a form came from."""
+    origin, filters = form.raw("from"), Form(request.args)
+    if origin == "command" and len(chosen.commands) == 1:
+        domain, command_id = chosen.commands[0]
+        return url_for("console.commands.show", domain=domain, command_id=command_id)
+    query = filters.query("offset")
+    place = url_for(f"console.troubleshooting.{'commands' if origin == 'commands' else 'find'}")
+    return f"{place}?{query}" if query else place
 
 
-def _find(form: Form) -> Found:
+def _plain_tally(tally: Tally) -> dict[str, Any]:
+    return {"accepted": tally.accepted, "refused": dict(tally.refused), "broke_off": tally.broke_off}
+
+
+def _find_groups(form: Form) -> Groups:
+    """Return the groups; none while a filter is wrong."""
+    domain = form.domain()
+    if form.errors:
+        return Groups()
+    groups = console().tsq.list_failure_groups(domain, MAX_GROUPS + 1)
+    largest = max((group.waiting for group in groups), default=0)
+    rows = [(group, shares((("waiting", "warning", group.waiting),), largest)) for group in groups[:MAX_GROUPS]]
+    return Groups(rows, console().tsq.count_troubleshooting(domain), len(groups) > MAX_GROUPS)
+
+
+def _find_commands(form: Form) -> Found:
     """Return a page of waiting commands; none while a filter is wrong."""
-    domain, command_type = form.domain(), form.command_type()
+    domain, command_type, key = form.domain(), form.command_type(), form.uuid("group")
     offset = form.count("offset", 0, _DEEPEST, 0) or 0
+    if key is not None and domain is None:
+        form.refuse("group", "needs a domain")
     if form.errors:
         return Found()
     tsq = console().tsq
+    group = None if domain is None or key is None else _group(domain, key)
     if domain is None:
         items = tsq.list_all_troubleshooting(command_type, PAGE + 1, offset)
     else:
-        items = tsq.list_troubleshooting(domain, command_type, PAGE + 1, offset)
-    rows = [(item, shown(item.payload)) for item in items[:PAGE]]
+        items = tsq.list_troubleshooting(domain, command_type, PAGE + 1, offset, failure_key=key)
+    if key is None:
+        total = tsq.count_troubleshooting(domain, command_type)
+    else:
+        total = group.waiting if group is not None else 0
+    rows = [(item, None if item.payload is None else shown(item.payload)) for item in items[:PAGE]]
     older = offset + PAGE if len(items) > PAGE else None
-    total = tsq.count_troubleshooting(domain, command_type)
-    return Found(rows, total, max(offset - PAGE, 0) if offset else None, older)
+    return Found(rows, total, group, max(offset - PAGE, 0) if offset else None, older)
 
 
-def _show(filters: Form, form: Form) -> str:
-    """Return the page; *form* is the decision that was refused, or the filters themselves."""
-    found, domains = _find(filters), console().queues.list_domains()
-    chosen = set(request.form.getlist("command"))
+def _group(domain: str, key: UUID) -> FailureGroup | None:
+    groups = console().tsq.list_failure_groups(domain, _ALL_GROUPS)
+    return next((group for group in groups if group.failure_key == key), None)
+
+
+def _show_groups(filters: Form, form: Form) -> str:
+    """Return the page of groups; *form* is the decision that was refused, or the filters themselves."""
+    found, domains = _find_groups(filters), console().queues.list_domains()
+    return render_template(
+        "commandbus/pages/groups.html",
+        filters=filters, form=form, found=found, domains=domains, chosen=set(form.all("group")),
+    )  # fmt: skip
+
+
+def _show_commands(filters: Form, form: Form) -> str:
+    """Return the page of commands; *form* as in `_show_groups`."""
+    found, domains = _find_commands(filters), console().queues.list_domains()
+    chosen = set(form.all("command"))
     return render_template(
         "commandbus/pages/troubleshooting.html",
         filters=filters, form=form, found=found, domains=domains, chosen=chosen,
+        whole=form is not filters and bool(form.all("group")),
     )  # fmt: skip

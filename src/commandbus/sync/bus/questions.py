@@ -52,11 +52,11 @@ class Questions:
         return self._batches.get(check_domain(domain), check_uuid(batch_id, "batch_id"))
 
     def list_batches(
-        self, domain: str, *, status: BatchStatus | None = None, limit: int = 100, offset: int = 0
+        self, domain: str | None = None, *, status: BatchStatus | None = None, limit: int = 100, offset: int = 0
     ) -> list[BatchMetadata]:
-        """Return a domain's batches, newest first; *limit* is 1 to 1,000."""
+        """Return the batches of a domain, or all, newest first; *limit* is 1 to 1,000."""
         return self._batches.list(
-            check_domain(domain),
+            None if domain is None else check_domain(domain),
             status=None if status is None else check_one_of(status, "status", BatchStatus),
             limit=check_count(limit, "limit", 1, MAX_PAGE),
             offset=check_count(offset, "offset", 0, MAX_OFFSET),

@@ -54,8 +54,10 @@ class PostgresBatchRepository(Repository):
         )
         return _to_batch(rows[0]) if rows else None
 
-    def list(self, domain: str, *, status: str | None = None, limit: int = 100, offset: int = 0) -> list[BatchMetadata]:
-        """Return a domain's batches, newest first. Source: ``commandbus.list_batches``."""
+    def list(
+        self, domain: str | None = None, *, status: str | None = None, limit: int = 100, offset: int = 0
+    ) -> list[BatchMetadata]:
+        """Return the batches of a domain, or all, newest first. Source: ``commandbus.list_batches``."""
         rows = self._rows(
             f"select {_COLUMNS} from commandbus.list_batches($1::text, $2::text, $3::int, $4::int)",  # noqa: S608
             (domain, status, limit, offset),

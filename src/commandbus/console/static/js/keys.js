@@ -12,12 +12,22 @@ function move(step) {
   next.scrollIntoView({ block: "nearest" });
 }
 
+// What is chosen comes first, then the row, then what the page is about.
+function press(key) {
+  const part = document.querySelector("form[data-selection]:has(input[type=checkbox]:checked) .decide")
+    ?? current() ?? document.querySelector("form:not([data-selection])");
+  const find = (root) => root?.querySelector(`[data-key="${key}"]`);
+  (find(part) ?? (rows().length ? null : find(document)))?.click();
+}
+
 const ACTIONS = {
   "/": () => document.querySelector("[data-search]")?.focus(),
   "?": () => document.querySelector("[data-keys-dialog]")?.showModal(),
   j: () => move(1),
   k: () => move(-1),
   x: () => current()?.querySelector("input[type=checkbox]")?.click(),
+  r: () => press("r"),
+  e: () => press("e"),
   Enter: () => current()?.querySelector("a[data-open], a")?.click(),
   n: () => document.querySelector("a[rel=next]")?.click(),
   p: () => document.querySelector("a[rel=prev]")?.click(),

@@ -23,7 +23,8 @@ function show(state) {
 // What somebody is in the middle of stays as it is.
 function isInUse(part) {
   return part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, button")
-    || part.querySelector("input:checked, details[open], textarea:focus, [data-chart]:hover") !== null;
+    || part.querySelector("input:checked, details[open], textarea:focus, [data-chart]:hover") !== null
+    || [...part.querySelectorAll("input:not([type=hidden]), textarea")].some((field) => field.value !== field.defaultValue);
 }
 
 // A swap leaves people where they are: the focus on its link, and wide tables where they were scrolled to.
@@ -61,7 +62,7 @@ function take(numbers) {
     node.textContent = value.toLocaleString("en");
     node.hidden = node.classList.contains("badge") && !value;
   }
-  if (version !== null && numbers.version !== version) refreshSoon();
+  if (numbers.version !== version) refreshSoon(); // the first too: much may have happened since the page was made
   version = numbers.version;
 }
 

@@ -1,7 +1,7 @@
 // Choosing rows: all of a page at once, a range with Shift, and how many there are.
 let last = null;
 
-const boxes = (form) => [...form.querySelectorAll("input[type=checkbox][name=command]")];
+const boxes = (form) => [...form.querySelectorAll("[data-rows] input[type=checkbox]")];
 
 function tell(form) {
   const all = form.querySelector("[data-choose-all]");
@@ -11,7 +11,9 @@ function tell(form) {
   all.hidden = false;
   all.checked = count > 0 && count === boxes(form).length;
   all.indeterminate = count > 0 && !all.checked;
-  words.textContent = count ? `${count} chosen` : "Choose commands, then decide";
+  const whole = form.querySelector("[data-whole]")?.checked;
+  const what = words.dataset.what;
+  words.textContent = whole ? "All of it is chosen" : count ? `${count} chosen` : `Choose ${what}s, then decide`;
 }
 
 export function refreshSelections() {
@@ -24,7 +26,9 @@ export function selections() {
     const box = event.target;
     const form = box.closest?.("form[data-selection]");
     if (!form || box.type !== "checkbox") return;
-    if (box.matches("[data-choose-all]")) {
+    if (box.matches("[data-whole]")) {
+      last = null;
+    } else if (box.matches("[data-choose-all]")) {
       for (const other of boxes(form)) other.checked = box.checked;
     } else {
       const all = boxes(form);

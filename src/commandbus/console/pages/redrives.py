@@ -1,0 +1,238 @@
+"""Redrives: waiting commands, queued again by workers at a chosen rate."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, abort, flash, jsonify, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from commandbus.console.charts import Share, shares
+from commandbus.console.decisions import Chosen, Name, read_chosen
+from commandbus.console.forms import Form, posted
+from commandbus.console.records import json_or_errors, plain, refused
+from commandbus.console.security import user, wants_json
+from commandbus.console.state import console
+from commandbus.errors import InvalidOperationError, QueueNotFoundError
+from commandbus.models import Redrive, RedriveProgress, RedriveStatus
+
+page = Blueprint("redrives", __name__)
+
+MAX_REASON = 2_000
+MAX_COMMANDS = 100_000
+DEFAULT_RATE = "10"
+_MOST = 200
+_ALIVE = timedelta(seconds=20)  # a worker is heard of every 5
+_ACTIONS = ("pause", "resume", "stop")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A redrive, and its commands as parts of a bar."""
+
+    redrive: Redrive
+    bar: tuple[Share, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """A redrive as it is: what has become of its commands, and what holds it up.
+
+    Attributes:
+        progress: its state and counts.
+        bar: its commands as parts of a bar.
+        under_way: queued again, and not ended yet.
+        left: not queued yet.
+        workers: of its domain, heard of lately.
+        is_domain_paused: nothing is executed that it queues.
+    """
+
+    progress: RedriveProgress
+    bar: tuple[Share, ...]
+    under_way: int
+    left: int
+    workers: int
+    is_domain_paused: bool
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it takes to queue the rest, while it runs."""
+        redrive = self.progress.redrive
+        return self.left / redrive.rate if redrive.status is RedriveStatus.RUNNING else None
+
+
+@dataclass(slots=True)
+class Started:
+    """What a form began: redrives, and what could not be."""
+
+    redrives: list[UUID] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+
+
+@page.get("/redrives")
+def find() -> ResponseReturnValue:
+    """Show the redrives, newest first."""
+    form = Form(request.args)
+    rows, status = _find(form), 400 if form.errors else 200
+    domains = console().queues.list_domains()
+    return render_template("commandbus/pages/redrives.html", form=form, rows=rows, domains=domains), status
+
+
+@page.get("/api/redrives")
+def find_json() -> ResponseReturnValue:
+    """Return the same redrives."""
+    form = Form(request.args)
+    return json_or_errors(form, {"redrives": [plain(row.redrive) for row in _find(form)]})
+
+
+@page.get("/redrives/<uuid:redrive_id>")
+def show(redrive_id: UUID) -> ResponseReturnValue:
+    """Show one redrive."""
+    return _show(redrive_id, Form(request.args))
+
+
+@page.get("/api/redrives/<uuid:redrive_id>")
+def show_json(redrive_id: UUID) -> ResponseReturnValue:
+    """Return one redrive."""
+    return jsonify(_plain(_now(redrive_id)))
+
+
+@page.get("/redrives/new")
+def new() -> ResponseReturnValue:
+    """Show the form that starts one."""
+    form = Form(request.args)
+    chosen = read_chosen(form, required=False)
+    form.domain()
+    return _show_new(form, chosen), 400 if form.errors else 200
+
+
+@page.post("/redrives")
+@page.post("/api/redrives", endpoint="start_json")
+def start() -> ResponseReturnValue:
+    """Start a redrive for each domain of the chosen commands and for each group, or for all of a domain."""
+    form = posted()
+    chosen = read_chosen(form, required=False)
+    is_all = not chosen.commands and not chosen.groups
+    domain = form.domain(required=is_all) if is_all else None
+    options = {
+        "rate": form.decimal("rate", 0.001, 10_000, required=True),
+        "stop_after": form.count("stop_after", 1, MAX_COMMANDS),
+        "reason": form.text("reason", MAX_REASON),
+    }
+    started = Started() if form.errors else _start(chosen, domain, options)
+    if not form.errors and not started.redrives:
+        form.refuse("", " ".join(started.refusals))
+    if form.errors:
+        return refused(form) if wants_json() else (_show_new(form, chosen), 422)
+    if wants_json():
+        return jsonify(redrives=[str(one) for one in started.redrives], refused=started.refusals), 201
+    return _tell(started)
+
+
+@page.post("/redrives/<uuid:redrive_id>/<any(pause, resume, stop):action>")
+@page.post("/api/redrives/<uuid:redrive_id>/<any(pause, resume, stop):action>", endpoint="control_json")
+def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
+    """Pause a redrive, go on with it, or end it."""
+    form = posted()
+    reason = form.text("reason", MAX_REASON)
+    _now(redrive_id)
+    if form.errors:
+        return refused(form) if wants_json() else (_show(redrive_id, form), 422)
+    status = getattr(console().redrives, action)(redrive_id, user().name, reason)
+    if wants_json():
+        return jsonify(redrive_id=str(redrive_id), status=status)
+    words = {"pause": "Paused: it queues no more until you resume it.", "resume": "It goes on.", "stop": "Stopped."}
+    flash(words[action], "success")
+    return redirect(url_for("console.redrives.show", redrive_id=redrive_id))
+
+
+def _start(chosen: Chosen, domain: str | None, options: dict[str, Any]) -> Started:
+    found = Started()
+    whats: list[tuple[str, dict[str, Any]]] = [] if domain is None else [(domain, {})]
+    whats += [(name, {"failure_key": key}) for name, key in chosen.groups]
+    for name in dict.fromkeys(name for name, _ in chosen.commands):
+        whats.append((name, {"command_ids": [one for of, one in chosen.commands if of == name]}))
+    for name, what in whats:
+        try:
+            found.redrives.append(console().redrives.start(name, operator=user().name, **what, **options))
+        except (InvalidOperationError, QueueNotFoundError) as error:
+            found.refusals.append(f"{name}: {error}.")
+    return found
+
+
+def _tell(started: Started) -> ResponseReturnValue:
+    for refusal in started.refusals:
+        flash(refusal, "warning")
+    if len(started.redrives) == 1:
+        flash("The redrive has begun.", "success")
+        return redirect(url_for("console.redrives.show", redrive_id=started.redrives[0]))
+    flash(f"{len(started.redrives)} redrives have begun.", "success")
+    return redirect(url_for("console.redrives.find"))
+
+
+def _find(form: Form) -> list[Row]:
+    domain = form.domain()
+    return [] if form.errors else [Row(one, _bar_of(one)) for one in console().redrives.list(domain, _MOST)]
+
+
+def _now(redrive_id: UUID) -> Now:
+    progress = console().redrives.get(redrive_id)
+    if progress is None:
+        abort(404)
+    redrive = progress.redrive
+    ended = progress.completed + progress.failed + progress.canceled + progress.again
+    under_way = max(redrive.sent_count - ended, 0)
+    parts = (
+        ("completed", "success", progress.completed),
+        ("failed or canceled", "danger", progress.failed + progress.canceled),
+        ("failed again", "warning", progress.again),
+        ("under way", "info", under_way),
+        ("refused", "neutral", redrive.refused_count),
+    )
+    left = max(redrive.total_count - redrive.sent_count - redrive.refused_count, 0)
+    workers, is_paused = _workers(redrive.domain)
+    return Now(progress, shares(parts, redrive.total_count), under_way, left, workers, is_paused)
+
+
+def _workers(domain: str) -> tuple[int, bool]:
+    """Return how many workers of a domain live, and whether an operator holds it."""
+    now = datetime.now(UTC)
+    workers = [worker for worker in console().operations.list_workers(domain) if now - worker.seen_at < _ALIVE]
+    overview = console().operations.overview(domain)
+    return len(workers), any(one.paused_at is not None for one in overview)
+
+
+def _bar_of(redrive: Redrive) -> tuple[Share, ...]:
+    parts = (("queued again", "brand", redrive.sent_count), ("refused", "neutral", redrive.refused_count))
+    return shares(parts, redrive.total_count)
+
+
+def _plain(now: Now) -> dict[str, Any]:
+    counts = {name: getattr(now.progress, name) for name in ("completed", "failed", "canceled", "again")}
+    found = {**plain(now.progress.redrive), **counts, "under_way": now.under_way, "left": now.left}
+    return {"redrive": found, "workers": now.workers, "is_domain_paused": now.is_domain_paused}
+
+
+def _show(redrive_id: UUID, form: Form) -> str:
+    now = _now(redrive_id)
+    events = console().bus.get_audit_trail(redrive_id, now.progress.redrive.domain)
+    return render_template("commandbus/pages/redrive.html", now=now, form=form, events=events)
+
+
+def _show_new(form: Form, chosen: Chosen) -> str:
+    """Return the form with what is chosen, how many wait in it now, and domains in which no worker would do it."""
+    domains = console().tsq.list_domains()
+    names: list[Name] = [*chosen.groups, *chosen.commands]
+    concerned = sorted({name for name, _ in names}) or ([form.raw("domain")] if form.raw("domain") in domains else [])
+    idle = [name for name in concerned if not _workers(name)[0]]
+    groups = [
+        group
+        for domain in sorted({domain for domain, _ in chosen.groups})
+        for group in console().tsq.list_failure_groups(domain, 1_000)
+        if (domain, group.failure_key) in chosen.groups
+    ]
+    return render_template(
+        "commandbus/pages/redrive_new.html",
+        form=form, domains=domains, chosen=chosen, groups=groups, idle=idle, rate=DEFAULT_RATE,
+    )  # fmt: skip

@@ -1,0 +1,66 @@
+"""Pages of commands as addresses: where a page starts, and the starts of those before it."""
+
+from datetime import datetime
+
+from commandbus.console.forms import Form
+from commandbus.errors import InvalidArgumentError
+from commandbus.models import PageKey
+from commandbus.payload import check_uuid
+
+_FIRST = "first"
+_MOST_BACK = 20  # pages; further back there is the newest
+
+
+class Trail:
+    """Where a list is now, as its query string says: ``start``, and ``trail`` with the starts of the pages before.
+
+    Attributes:
+        start: of this page; None for the newest.
+    """
+
+    def __init__(self, form: Form) -> None:
+        self.start = form.check("start", read_key)
+        form.check("trail", _read_trail)
+        self._here = form.raw("start").strip() or _FIRST
+        self._back = [] if "trail" in form.errors else [key for key in form.raw("trail").split("~") if key]
+
+    def older(self, next_key: PageKey | None) -> dict[str, object] | None:
+        """Return the parameters of the page that starts at *next_key*, or None."""
+        if next_key is None:
+            return None
+        return {"start": write_key(next_key), "trail": "~".join([*self._back, self._here][-_MOST_BACK:])}
+
+    def newer(self) -> dict[str, object] | None:
+        """Return the parameters of the page before, or None on the newest."""
+        if self.start is None:
+            return None
+        *back, before = self._back or [_FIRST]
+        return {"start": None if before == _FIRST else before, "trail": "~".join(back) or None}
+
+
+def write_key(key: PageKey) -> str:
+    """Return the text of a key."""
+    return f"{key.created_at.isoformat()}_{key.command_id}"
+
+
+def read_key(text: str, field: str) -> PageKey:
+    """Return the key of a text.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    at, _, command_id = text.partition("_")
+    try:
+        key = PageKey(datetime.fromisoformat(at), check_uuid(command_id, field))
+    except ValueError:
+        key = None
+    if key is None or key.created_at.tzinfo is None or not 2000 <= key.created_at.year < 3000:
+        raise InvalidArgumentError(field, "must be taken from a link of the page before")
+    return key
+
+
+def _read_trail(text: str, field: str) -> list[PageKey | None]:
+    keys = [key for key in text.split("~") if key]
+    if len(keys) > _MOST_BACK:
+        raise InvalidArgumentError(field, "must be taken from a link of the page before")
+    return [None if key == _FIRST else read_key(key, field) for key in keys]

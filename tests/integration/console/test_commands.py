@@ -1,0 +1,124 @@
+"""Finding commands page by page, and the story of one."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from commandbus.sync import CommandBus
+from tests.integration.console.browser import CANARY, DOMAIN, Browser
+from tests.integration.sql_helpers import errors, open_bus
+from tests.integration.test_sql_plans import fill
+
+if TYPE_CHECKING:
+    from commandbus.sync import CommandBusPool
+    from tests.integration.console.browser import World
+
+LINK = re.compile(r'href="(\?[^"]*)" rel="(next|prev)"')
+
+
+def links(page: str) -> dict[str, str]:
+    """Return the addresses of the neighbours of a page."""
+    return {rel: address.replace("&amp;", "&") for address, rel in LINK.findall(page)}
+
+
+def test_one_comes_back_by_the_same_pages(operator: Browser) -> None:
+    forth, address = [], "?limit=2"
+    while True:
+        forth.append(operator.get(f"/api/commands{address}").get_json()["commands"])
+        found = links(operator.get(f"/commands{address}").text)
+        if "next" not in found:
+            break
+        address = found["next"]
+    back = [forth[-1]]
+    while "prev" in found:
+        back.append(operator.get(f"/api/commands{found['prev']}").get_json()["commands"])
+        found = links(operator.get(f"/commands{found['prev']}").text)
+    assert back == forth[::-1]
+    assert len(forth) == 5
+
+
+def test_every_filter_is_that_of_the_library(operator: Browser, world: World, sync_pool: CommandBusPool) -> None:
+    bus = CommandBus(sync_pool)
+    (key,) = [g["failure_key"] for g in operator.get("/api/troubleshooting").get_json()["groups"]]
+    for query, count in (
+        (f"batch={world.batches[0]}", 8),
+        (f"group={key}", 2),
+        ("text=account+WAS", sum("account was" in (row.last_error_msg or "") for row in bus.query_commands())),
+        (f"text={world.parked[0]}", 1),
+        (f"domain={DOMAIN}&type=DebitAccount&status=CANCELED&after=1h", 1),
+        ("before=1h", 0),
+    ):
+        found = operator.get(f"/api/commands?{query}").get_json()["commands"]
+        assert len(found) == count, query
+
+
+def test_a_search_that_is_cut_short_says_so_and_goes_on(operator: Browser, database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        fill(bus, 60_000)
+        bus.run("update commandbus.command set command_type = 'Needle' where created_at ="
+                " (select min(created_at) from commandbus.command)")  # fmt: skip
+    first = operator.get("/api/commands?type=Needle").get_json()
+    assert (first["commands"], first["is_cut_short"]) == ([], True)
+    text = operator.get("/commands?type=Needle").text
+    assert "No match so far" in text
+    assert "have been searched" in text
+    (address,) = re.findall(r'href="(\?[^"]*)">Search on', text)
+    second = operator.get("/api/commands" + address.replace("&amp;", "&")).get_json()
+    assert [row["command_type"] for row in second["commands"]] == ["Needle"]
+    assert not second["is_cut_short"]
+
+
+def test_a_payload_is_loaded_on_demand_and_its_place_is_named(operator: Browser, world: World) -> None:
+    path = f"/commands/{DOMAIN}/{world.parked[0]}"
+    plain = operator.get(path).text
+    assert CANARY not in plain
+    assert "?payload=on#payload" in plain
+    assert operator.get(f"/api{path}").get_json()["payload"] is None
+    loaded = operator.get(f"{path}?payload=on").text
+    assert CANARY in loaded
+    assert "in troubleshooting</span>" in loaded
+    assert "is not kept any more" in operator.get(f"/commands/{DOMAIN}/{world.edited[0]}?payload=on").text
+    for twin in (path, f"/api{path}"):
+        assert operator.get(f"{twin}?payload=x").status_code == 400
+
+
+def test_attempts_and_the_reply_are_told(operator: Browser, database_url: str) -> None:
+    command_id = uuid4()
+    with open_bus(database_url) as bus:
+        bus.run("delete from pgmq.q_pay__commands")
+        bus.send(command_id, reply_queues=["pay__replies"])
+        bus.settle(bus.receive(), "RETRY", **errors(1, "TRANSIENT", delay=0))
+        path = f"/commands/{DOMAIN}/{command_id}"
+        assert "Not yet; it will go to" in operator.get(path).text
+        bus.run("update commandbus.scheduled set due_at = now() where command_id = %s", command_id)
+        bus.settle([row for row in bus.receive() if row["command_id"] == command_id], "COMPLETED")
+    story = operator.get(f"/api{path}").get_json()
+    assert [(a["number"], a["outcome"], a["error_code"]) for a in story["attempts"]] == [
+        (1, "RETRY_SCHEDULED", "E_TEST"),
+        (2, "COMPLETED", None),
+    ]
+    assert story["outcome"] == "SUCCESS"
+    text = operator.get(path).text
+    assert "sent to" in text
+    assert "pay__replies" in text
+
+
+def test_batches_of_all_domains_are_paged_without_an_end(operator: Browser, database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain("ship")
+        for domain in (DOMAIN, "ship"):
+            bus.run(
+                "insert into commandbus.batch (domain, batch_id, total_count, created_at)"
+                " select %s, gen_random_uuid(), 1, now() - n * interval '1 s' from generate_series(1, 600) n",
+                domain,
+            )
+        seen: list[str] = []
+        offset = 0
+        while offset is not None:
+            page = operator.get(f"/api/batches?offset={offset}").get_json()
+            seen += [batch["batch_id"] for batch in page["batches"]]
+            offset = page["next_offset"]
+        bus.run("delete from commandbus.batch where total_count = 1")  # which were never real
+    assert len(seen) == len(set(seen)) == 1_201
