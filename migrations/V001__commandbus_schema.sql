@@ -3241,10 +3241,14 @@ begin
     return query
     with pieces as (
         select t.*, date_bin(make_interval(secs => p_seconds), t.at, '2000-01-01 00:00:00+00') as piece,
-            greatest(t.enqueued - lag(t.enqueued) over (partition by t.domain order by t.at), 0) as more
+            case
+                when t.at - lag(t.at) over w <= interval '30 seconds'
+                then greatest(t.enqueued - lag(t.enqueued) over w, 0)
+            end as more  -- sends of a time without workers belong to no piece
         from commandbus.throughput t
         where t.at >= date_bin(make_interval(secs => p_seconds), p_after, '2000-01-01 00:00:00+00')
             and (p_domain is null or t.domain = p_domain)
+        window w as (partition by t.domain order by t.at)
     ), of_domains as (
         select p.piece, p.domain, sum(p.more)::bigint as enqueued, sum(p.completed)::bigint as completed,
             sum(p.failed)::bigint as failed, sum(p.retried)::bigint as retried, sum(p.parked)::bigint as parked,
