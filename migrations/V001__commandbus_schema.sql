@@ -2616,7 +2616,7 @@ set enable_indexonlyscan = on
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-    c_many      constant int := 10000;
+    c_many      constant int := 5000;
     v_is_common boolean := p_event_type is null or p_event_type in ('SENT', 'RECEIVED', 'COMPLETED');
     v_now   timestamptz := clock_timestamp();
     v_until timestamptz := least(p_before, v_now + interval '1 day');
@@ -3274,12 +3274,16 @@ begin
     return query
     with pieces as (
         select t.*, date_bin(make_interval(secs => p_seconds), t.at, '2000-01-01 00:00:00+00') as piece,
-            t.enqueued - lag(t.enqueued) over (partition by t.domain order by t.at) as more
+            case
+                when t.at - lag(t.at) over w <= interval '30 seconds'
+                then greatest(t.enqueued - lag(t.enqueued) over w, 0)
+            end as more  -- sends of a time without workers belong to no piece
         from commandbus.throughput t
         where t.at >= date_bin(make_interval(secs => p_seconds), p_after, '2000-01-01 00:00:00+00')
             and (p_domain is null or t.domain = p_domain)
+        window w as (partition by t.domain order by t.at)
     ), of_domains as (
-        select p.piece, p.domain, sum(case when p.more is not null then greatest(p.more, 0) end)::bigint as enqueued, sum(p.completed)::bigint as completed,
+        select p.piece, p.domain, sum(p.more)::bigint as enqueued, sum(p.completed)::bigint as completed,
             sum(p.failed)::bigint as failed, sum(p.retried)::bigint as retried, sum(p.parked)::bigint as parked,
             (array_agg(p.depth order by p.at desc))[1] as depth,
             (array_agg(p.oldest_at order by p.at desc))[1] as oldest_at

@@ -436,13 +436,23 @@ def test_throughput_adds_up_over_workers_time_and_domains(bus: Bus) -> None:
     one, two = bus.call("list_throughput", domain=DOMAIN, after=AGO)
     assert [one[k] for k in ("completed", "failed", "retried", "parked", "depth")] == [11, 2, 3, 4, 3]
     assert (one["waits"], one["runs"]) == ([1, 1, 1, 0], [5, 0, 0, 2])
-    assert (one["enqueued"], two["enqueued"]) == (None, 0), "what came before the first piece is not known"
+    assert (one["enqueued"], two["enqueued"]) == (None, None), "nobody knows when it was sent in these ten minutes"
     assert two["completed"] == 1
     (day,) = bus.call("list_throughput", domain=None, after=AGO, seconds=86_400)[-1:]
     assert day["completed"] in {1, 12}  # midnight may lie between the two
     assert bus.call("list_throughput", domain="other", after=AGO) == []
     with refusal("CB007", "seconds"):
         bus.call("list_throughput", domain=DOMAIN, after=AGO, seconds=9)
+
+
+def test_sends_are_known_only_next_to_a_piece_that_is_known(bus: Bus) -> None:
+    for seconds, last in ((300, 100), (290, 110), (60, 900), (50, 905), (40, 905)):
+        bus.run(
+            "insert into commandbus.throughput (domain, at, enqueued) values ('pay', date_bin('10 seconds',"
+            f" clock_timestamp(), '2000-01-01 00:00:00+00') - {seconds} * interval '1 second', {last})"
+        )
+    found = bus.call("list_throughput", domain=DOMAIN, after=AGO)
+    assert [piece["enqueued"] for piece in found] == [None, 10, None, 5, 0]
 
 
 def test_old_throughput_is_forgotten(bus: Bus) -> None:
