@@ -9,10 +9,13 @@ from uuid import UUID
 from werkzeug.datastructures import MultiDict
 
 from commandbus.console.attempts import attempts
+from commandbus.console.decisions import Chosen, decide
 from commandbus.console.difference import difference
 from commandbus.console.forms import Form
 from commandbus.console.paging import Trail, write_key
+from commandbus.errors import DatabaseUnavailableError
 from commandbus.models import AuditEvent, AuditEventType, PageKey
+from commandbus.sync.repositories.command import Verdict
 
 START = datetime(2030, 1, 31, 12, tzinfo=UTC)
 FAILED = ("FAILED", {"error_type": "PERMANENT", "error_code": "E", "error_msg": "no"})
@@ -69,6 +72,26 @@ def test_a_difference_of_long_texts_is_cut() -> None:
     lines = difference(list(range(5_000)), list(range(1, 5_000)))
     assert len(lines) < 1_000
     assert {line.sign for line in lines} == {"-", "+", "…"}
+
+
+def test_a_decision_that_takes_too_long_or_fails_on_its_way_tells_what_it_did() -> None:
+    chosen = Chosen([("pay", UUID(int=n)) for n in range(2_500)])
+
+    def accept(_: str, ids: list[UUID]) -> list[Verdict]:
+        return [Verdict(one, None, None) for one in ids]
+
+    def accept_once(domain: str, ids: list[UUID]) -> list[Verdict]:
+        if UUID(int=0) not in ids:
+            raise DatabaseUnavailableError("the database does not answer")
+        return accept(domain, ids)
+
+    assert decide(chosen, accept).sentence("Retried") == "Retried 2,500 commands."
+    late = decide(chosen, accept, seconds=-1)
+    assert (late.accepted, late.is_clean) == (1_000, False)
+    assert "decide again about the rest" in late.sentence("Retried")
+    assert decide(chosen, accept_once).sentence("Retried") == (
+        "Retried 1,000 commands; then it broke off: the database does not answer."
+    )
 
 
 def test_the_trail_leads_back_page_by_page() -> None:

@@ -88,4 +88,4 @@ def _of_redrives(redrives: Sequence[Redrive]) -> Iterator[Need]:
         )
         text += f", {redrive.failed_count:,} failed again" if redrive.failed_count else ""
         tone = "info" if is_running else "warning"
-        yield Need(tone, title, text, "Look", "console.troubleshooting.find", {"domain": redrive.domain})
+        yield Need(tone, title, text, "Look", "console.redrives.show", {"redrive_id": redrive.redrive_id})

@@ -1,5 +1,6 @@
 """An operator's decision on many commands: whom it is about, in steps, and what became of it."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from commandbus.sync.repositories.command import Verdict
 MAX_SELECTION = 1_000
 MAX_GROUPS = 200
 MAX_MEMBERS = 100_000  # of whole groups, in one request; a redrive takes as many
+MAX_SECONDS = 20.0  # of one request; proxies and people lose patience
 STEP = 1_000  # commands that are decided about in one transaction
 _REFUSALS = {"NOT_FOUND": "not found", "NO_PAYLOAD": "cannot be retried, for what was sent is lost"}
 
@@ -85,16 +87,20 @@ def read_chosen(form: Form, *, required: bool = True) -> Chosen:
     return found
 
 
-def decide(chosen: Chosen, step: Decide) -> Tally:
+def decide(chosen: Chosen, step: Decide, *, seconds: float = MAX_SECONDS) -> Tally:
     """Apply a decision to all that was chosen, and return what became of it.
 
-    Each step is a transaction: what is decided stays decided, also when a later step cannot be.
+    Each step is a transaction: what is decided stays decided, also when a later step cannot be. No step begins
+    when so many seconds are over.
 
     Raises:
         CommandBusError: the first step was refused as a whole.
     """
-    tally = Tally()
+    tally, end = Tally(), time.monotonic() + seconds
     for domain, ids in _steps(chosen.members()):
+        if tally.last is not None and time.monotonic() > end:
+            tally.broke_off = f"{seconds:g} seconds are over; decide again about the rest, or start a redrive"
+            break
         try:
             tally.add(step(domain, ids))
         except (CommandBusError, psycopg.Error) as error:

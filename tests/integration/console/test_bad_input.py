@@ -46,7 +46,12 @@ QUERIES: dict[str, dict[str, tuple[str, ...]]] = {
         "before_id": (*NUMBERS, "0", "7"),
     },
     "troubleshooting": {"domain": DOMAINS},
-    "troubleshooting/commands": {"domain": DOMAINS, "type": TEXTS, "offset": NUMBERS, "group": (*UUIDS, ID)},
+    "troubleshooting/commands": {
+        "domain": DOMAINS,
+        "type": TEXTS,
+        "offset": (*NUMBERS, "20001"),
+        "group": (*UUIDS, ID),
+    },
     "redrives": {"domain": DOMAINS},
     "batches": {"domain": DOMAINS, "status": ("x", "PENDING "[:3]), "offset": NUMBERS},
 }

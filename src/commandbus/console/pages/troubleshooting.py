@@ -24,7 +24,7 @@ PAGE = 50
 MAX_GROUPS = 200
 MAX_REASON = 2_000
 _ALL_GROUPS = 1_000
-_DEEPEST = 100_000
+_DEEPEST = 20_000  # later pages cost more, and nobody reads so far: filters do
 
 
 @dataclass(slots=True)
@@ -185,7 +185,7 @@ def _find_commands(form: Form) -> Found:
     else:
         total = group.waiting if group is not None else 0
     rows = [(item, None if item.payload is None else shown(item.payload)) for item in items[:PAGE]]
-    older = offset + PAGE if len(items) > PAGE else None
+    older = offset + PAGE if len(items) > PAGE and offset + PAGE <= _DEEPEST else None
     return Found(rows, total, group, max(offset - PAGE, 0) if offset else None, older)
 
 
