@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from commandbus.errors import MigrationError
@@ -126,8 +127,7 @@ def _refusal(words: Sequence[str]) -> str | None:
         return f'"{first}" would end the transaction in which the whole file is applied: remove it'
     if first in _BEGINS_TRANSACTION:
         return f'"{first}" would begin a transaction, but the whole file is applied in one: remove it'
-    pairs = zip(words, words[1:], strict=False)
-    if first == "copy" and any(one in ("from", "to") and other in _CLIENT for one, other in pairs):
+    if first == "copy" and any(one in ("from", "to") and other in _CLIENT for one, other in pairwise(words)):
         return "this COPY needs a client that has or takes the rows: write insert, or run psql's \\copy elsewhere"
     return None
 
