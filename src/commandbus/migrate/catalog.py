@@ -30,7 +30,7 @@ _RELATIONS: LiteralString = """
         end,
         n.nspname || '.' || c.relname,
         jsonb_build_object(
-            'unlogged', c.relpersistence <> 'p',
+            'unlogged', c.relpersistence <> 'p' and not c.relispartition,
             'options', array_to_string(array(select o from unnest(c.reloptions) o order by o), ', '),
             'partition key', pg_get_partkeydef(c.oid),
             'bound', pg_get_expr(c.relpartbound, c.oid),
