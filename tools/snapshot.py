@@ -16,7 +16,7 @@ import psycopg
 
 from commandbus.embedded import EmbeddedServer
 from commandbus.migrate import discover, migrate
-from commandbus.migrate.catalog import Objects, read_schema, reading, with_hashes
+from commandbus.migrate.catalog import Objects, read_queues, read_schema, reading, with_hashes
 
 SNAPSHOT = Path(__file__).parents[1] / "src" / "commandbus" / "migrate" / "snapshot.json"
 EXAMPLE = "example_of_a_domain"  # no other name or text in the schema may contain it
@@ -29,6 +29,8 @@ def make(url: str) -> dict[str, Any]:
         before = _read(connection, "commandbus")
         connection.execute("select commandbus.sp_create_domain(%s)", [EXAMPLE])
         made = {key: found for key, found in _read(connection, "commandbus").items() if key not in before}
+        with reading(connection):
+            queues = read_queues(connection, [EXAMPLE])
         options = connection.execute(
             "select c.relname, array(select o from unnest(c.reloptions) o order by o)"
             " from pg_class c where c.relnamespace = 'pgmq'::regnamespace and starts_with(c.relname, 'q_' || %s)"
@@ -41,7 +43,12 @@ def make(url: str) -> dict[str, Any]:
                 "commandbus": _lines(with_hashes(before)),
                 "e2e": _lines(with_hashes(_read(connection, "e2e"))),
             },
-            "domain": {"name": EXAMPLE, "functions": _lines(made), "queue_options": dict(options.fetchall())},
+            "domain": {
+                "name": EXAMPLE,
+                "functions": _lines(made),
+                "queues": _lines(queues),
+                "queue_options": dict(options.fetchall()),
+            },
         }
 
 

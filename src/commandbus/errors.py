@@ -296,11 +296,13 @@ class MigrationError(CommandBusError):
 
     Attributes:
         problems: one sentence each; usually the error's text is the only one.
+        sqlstate: the server's code, where a statement was refused; otherwise None.
     """
 
-    def __init__(self, message: str, *more: str) -> None:
+    def __init__(self, message: str, *more: str, sqlstate: str | None = None) -> None:
         super().__init__("; ".join((message, *more)))
         self.problems = (message, *more)
+        self.sqlstate = sqlstate
 
 
 class EmbeddedServerError(CommandBusError):

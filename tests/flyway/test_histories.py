@@ -99,6 +99,41 @@ def test_a_file_that_fails_leaves_nothing_and_either_goes_on_when_it_is_mended(b
     assert [row[1] for row in base.rows()] == ["1", "2", "3"]
 
 
+def test_flyway_keeps_what_a_failed_file_committed_and_the_runner_refuses_such_a_file(bases: tuple[Base, Base]) -> None:
+    one, other = bases
+    one.write("V2__second.sql", "create table public.second ();\ncommit;\ninsrt;\n")
+    with pytest.raises(MigrationError, match=r'V2__second\.sql line 2: "commit" would end the transaction'):
+        one.ours()
+    assert one.rows() == []
+    assert "syntax error" in other.try_theirs("migrate").text
+    assert [row[1] for row in other.rows()] == ["1"]
+    assert other.query("select to_regclass('public.second')") == [("second",)]
+
+
+def test_flyway_copies_the_rows_of_a_file_and_the_runner_refuses_it(bases: tuple[Base, Base]) -> None:
+    one, other = bases
+    one.write("V2__second.sql", "create table public.second (id int);\ncopy public.second from stdin;\n7\n\\.\n")
+    with pytest.raises(MigrationError, match=r"V2__second\.sql line 2: this COPY needs a client"):
+        one.ours()
+    other.theirs("migrate")
+    assert other.query("table public.second") == [(7,)]
+    one.write("V2__second.sql", "copy public.first to stdout;\n")
+    assert "COPY" in one.try_theirs("migrate").text
+
+
+def test_both_apply_bodies_with_a_begin_and_an_end(bases: tuple[Base, Base]) -> None:
+    one, other = bases
+    one.write(
+        "V2__second.sql",
+        "create function public.f() returns int begin atomic select 1; select case when true then 2 end; end;\n"
+        "create procedure public.p() language plpgsql as $$ begin commit; end $$;\n",
+    )
+    one.ours()
+    other.theirs("migrate")
+    assert one.rows() == other.rows()
+    assert one.query("select public.f()") == other.query("select public.f()") == [(2,)]
+
+
 def test_a_recorded_failure_is_refused_and_repaired_alike(bases: tuple[Base, Base]) -> None:
     # Older Flyways wrote such a row when a migration without a transaction failed half-way.
     failure = (

@@ -11,6 +11,7 @@ import pytest
 from commandbus.migrate import grant
 from tests.cli_process import Cli, environment
 from tests.integration.granted import login
+from tests.integration.growth import month
 from tests.integration.sql_helpers import DOMAIN, Bus, errors, open_bus
 
 if TYPE_CHECKING:
@@ -113,6 +114,31 @@ def test_what_it_says_to_run_gives_queues_their_settings_back(cli: Cli, bus: Bus
     for statement in found["facts"]["statements"]:
         bus.run(statement)
     assert checks(cli)["autovacuum"]["status"] == "ok"
+
+
+def test_a_missing_partition_is_told_and_what_it_says_to_run_makes_it(cli: Cli, bus: Bus) -> None:
+    assert "audit_default is empty" in checks(cli)["audit partitions"]["found"]
+    bus.run(f"drop table commandbus.{month(1)}")
+    found = checks(cli)["audit partitions"]
+    assert (found["status"], found["facts"]["next_month"]) == ("warning", False)
+    assert month(1) in found["found"]
+    program, *arguments = found["run"].partition(",")[0].split()
+    assert program == "commandbus"
+    cli.text(*arguments)
+    assert checks(cli)["audit partitions"]["status"] == "ok"
+
+
+def test_rows_in_the_default_partition_are_told_and_what_it_says_to_run_removes_them(cli: Cli, bus: Bus) -> None:
+    bus.run(
+        "insert into commandbus.audit (ts, domain, command_id, event_type)"
+        " values (now() - interval '5 months', 'pay', gen_random_uuid(), 'SENT')"
+    )
+    found = checks(cli)["audit partitions"]
+    assert (found["status"], found["facts"]["rows_in_default"]) == ("warning", True)
+    program, *arguments = found["run"].replace("DAYS", "100").split()
+    assert program == "commandbus"
+    cli.text(*arguments)
+    assert checks(cli)["audit partitions"]["status"] == "ok"
 
 
 def test_a_login_without_rights_is_told_what_it_cannot_see(names: RoleNames, cli: Cli, bus: Bus) -> None:

@@ -10,12 +10,14 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Barrier
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
+from commandbus.cli.problem import describe
 from commandbus.errors import (
     CommandBusError,
     DatabaseUnavailableError,
@@ -23,12 +25,15 @@ from commandbus.errors import (
     MigrationError,
     PgmqTooOldError,
 )
-from commandbus.migrate import MigrationState, discover, info, migrate, packaged_directory, validate
+from commandbus.migrate import MigrationState, discover, info, migrate, packaged_directory, plan, validate
 from commandbus.migrate.connection import LOCK_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+AnyError = TypeVar("AnyError", bound=CommandBusError)
 
 
 @pytest.fixture
@@ -58,10 +63,10 @@ def script(directory: Path, name: str, text: str) -> None:
 
 
 @contextmanager
-def refused(kind: type[CommandBusError], pattern: str) -> Iterator[None]:
+def refused(kind: type[AnyError], pattern: str) -> Iterator[pytest.ExceptionInfo[AnyError]]:
     """Expect an error whose text is one line and matches."""
     with pytest.raises(kind, match=pattern) as caught:
-        yield
+        yield caught
     assert "\n" not in str(caught.value)
 
 
@@ -191,10 +196,54 @@ def test_an_error_while_running_undoes_the_file_and_quotes_no_data(empty_databas
     assert "second" not in public_tables(empty_database_url)
 
 
-def test_a_file_that_ends_its_own_transaction_is_refused(empty_database_url: str, files: Path) -> None:
-    script(files, "V2__second_one.sql", "create table public.second (id int);\ncommit;\n")
-    with refused(MigrationError, r"V2__second_one\.sql ends its own transaction"):
+def test_a_file_that_ends_its_own_transaction_is_refused_before_any_is_run(
+    empty_database_url: str, files: Path
+) -> None:
+    script(files, "V2__second_one.sql", "create table public.aa ();\ncommit;\ncreate table public.bb ();\n")
+    for action in (migrate, plan):
+        with refused(MigrationError, r'V2__second_one\.sql line 2: "commit" would end the transaction'):
+            action(empty_database_url, directories=files)
+    assert public_tables(empty_database_url) == set()
+
+
+def test_bodies_with_a_begin_and_an_end_are_applied(empty_database_url: str, files: Path) -> None:
+    atomic = "create function public.f() returns int begin atomic select 1; select case when true then 2 end; end;\n"
+    script(files, "V2__second_one.sql", f"{atomic}do $$ begin end $$;\nsavepoint a;\nrollback to a;\n")
+    assert len(migrate(empty_database_url, directories=files).applied) == 2
+    assert query(empty_database_url, "select public.f()") == [(2,)]
+
+
+@pytest.mark.direct("options of the session")
+def test_a_backslash_before_a_quote_ends_no_string_early_whatever_the_session_is_set_to(
+    empty_database_url: str, files: Path
+) -> None:
+    script(files, "V2__second_one.sql", "create table public.t as select 'it\\'';\ncommit;\n-- ' as text\n")
+    url = make_conninfo(empty_database_url, options="-c standard_conforming_strings=off")
+    assert len(migrate(url, directories=files).applied) == 2
+    assert query(empty_database_url, "select text from public.t") == [("it\\';\ncommit;\n-- ",)]
+
+
+@pytest.mark.parametrize("statement", ["copy public.first to stdout", "copy public.first from stdin;\n1\n\\."])
+def test_a_copy_that_needs_a_client_is_refused(
+    empty_database_url: str, files: Path, statement: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    script(files, "V2__second_one.sql", f"{statement};\n")
+    with refused(MigrationError, r"V2__second_one\.sql line 1: this COPY needs a client"):
         migrate(empty_database_url, directories=files)
+    assert caplog.messages == []
+
+
+def test_advice_about_rights_follows_the_servers_code_and_not_its_words(empty_database_url: str, files: Path) -> None:
+    script(files, "V2__second_one.sql", "select '(42501)'::int;\n")
+    with refused(MigrationError, r"\(42501\)") as caught:
+        migrate(empty_database_url, directories=files)
+    assert caught.value.sqlstate == "22P02"
+    assert describe(caught.value)["message"] == str(caught.value)
+
+
+def test_a_nul_character_in_a_placeholders_value_is_refused(empty_database_url: str, files: Path) -> None:
+    with refused(InvalidArgumentError, "placeholders: the value of 'x' holds a NUL character"):
+        migrate(empty_database_url, directories=files, placeholders={"x": "a\0b"})
 
 
 def test_a_runner_killed_in_a_file_leaves_nothing_of_it(empty_database_url: str, files: Path) -> None:

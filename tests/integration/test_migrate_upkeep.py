@@ -135,7 +135,6 @@ def test_a_plans_script_that_comes_too_late_changes_nothing(empty_database_url: 
         "select 1 as \"e\"'' \\! echo taken",
         "select 1 as nameE'\\'; \\! echo taken\n--'",
         "select 1 -- a comment\r\\! echo taken",
-        "copy public.first from stdin;\n1\n\\.\n",
     ],
 )
 def test_a_plans_script_holds_no_command_of_psqls(empty_database_url: str, files: Path, text: str) -> None:

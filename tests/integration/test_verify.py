@@ -13,6 +13,7 @@ import pytest
 from commandbus.errors import NotMigratedError
 from commandbus.migrate import Difference, Finding, verify
 from tests.cli_process import Cli
+from tests.integration.growth import month
 from tests.integration.sql_helpers import DOMAIN, open_bus
 
 if TYPE_CHECKING:
@@ -177,12 +178,52 @@ def test_a_migrated_database_has_no_difference(url: str) -> None:
             "missing extension pgmq",
         ),
         ("drop table e2e.config", "missing table e2e.config"),
+        (
+            'alter table commandbus.batch alter column name type text collate "C"',
+            'changed column commandbus.batch.name: collation is "C", should be none',
+        ),
+        (
+            "alter table commandbus.audit_default set unlogged",
+            "changed partition commandbus.audit_default: unlogged is yes, should be none",
+        ),
+        (
+            f"alter table commandbus.{month()} set unlogged",
+            f"changed partition commandbus.{month()}: unlogged is yes, should be none",
+        ),
+        (
+            f"alter table commandbus.{month()} add constraint no_more check (false) not valid",
+            (f"changed partition commandbus.{month()}: constraint no_more is CHECK (false) NOT VALID, should be none"),
+        ),
+        (
+            "drop index pgmq.q_pay__replies_cmd_idx",
+            "missing index pgmq.q_pay__replies.q_pay__replies_cmd_idx",
+        ),
+        (
+            "create index mine on pgmq.q_pay__commands (vt)",
+            "unexpected index pgmq.q_pay__commands.mine",
+        ),
+        (
+            (
+                "create trigger mine before update on pgmq.q_pay__commands for each row"
+                " execute function suppress_redundant_updates_trigger()"
+            ),
+            "unexpected trigger pgmq.q_pay__commands.mine",
+        ),
+        (
+            "alter table pgmq.q_pay__commands set unlogged",
+            "changed queue pgmq.q_pay__commands: unlogged is yes, should be none",
+        ),
+        (
+            "alter table pgmq.a_pay__commands set unlogged",
+            "changed archive pgmq.a_pay__commands: unlogged is yes, should be none",
+        ),
     ],
 )
 def test_a_change_by_hand_is_one_line(url: str, statement: str, line: str) -> None:
     run(url, statement)
-    assert line in lines(url)
-    assert len(lines(url)) <= 2
+    found = lines(url)
+    assert line in found
+    assert len(found) == len(set(found)) <= 2
 
 
 def test_a_domain_named_like_our_own_words_is_no_difference(url: str) -> None:

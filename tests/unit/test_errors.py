@@ -29,6 +29,7 @@ EXAMPLES = [
     errors.CommandCanceledError(ID, "asked for"),
     errors.AuthenticationFailedError("wrong password"),
     errors.NotMigratedError("not migrated"),
+    errors.MigrationError("refused", "and more", sqlstate="42501"),
     errors.PoolTimeoutError("no connection in 10 seconds"),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +14,7 @@ from commandbus.migrate.connection import LOCK_KEY
 from commandbus.migrate.files import checksum, version_order
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 def write(directory: Path, *names: str) -> None:
@@ -166,9 +168,22 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
         discover(tmp_path)
 
 
-def test_a_directory_named_like_a_migration_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "V1__a.sql").mkdir()
-    with pytest.raises(MigrationError, match=r"cannot read .*V1__a\.sql: Is a directory"):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_only_a_regular_file_is_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "V1__a.sql")
+    with pytest.raises(MigrationError, match=r"V1__a\.sql is no regular file"):
+        discover(tmp_path)
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("select 7;")
+    (tmp_path / "V1__a.sql").symlink_to("text")
+    assert [migration.text for migration in discover(tmp_path)] == ["select 7;"]
+
+
+def test_a_nul_character_which_would_cut_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "V3__x.sql").write_bytes(b"create table aa();\n\0create table bb();\n")
+    with pytest.raises(MigrationError, match=r"V3__x\.sql line 2: a NUL character"):
         discover(tmp_path)
 
 

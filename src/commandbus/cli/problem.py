@@ -34,7 +34,7 @@ def describe(error: Exception) -> dict[str, object]:
         message = f"the database refused: {reason} ({error.sqlstate or type(error).__name__})"
     if isinstance(error, InsufficientPrivilege):
         message += f"; {_who_may(message)}"
-    if isinstance(error, MigrationError) and "(42501)" in message:
+    if isinstance(error, MigrationError) and error.sqlstate == InsufficientPrivilege.sqlstate:
         message += "; connect as the owner of the schema, or as a superuser"
     return {"type": type(error).__name__, "message": message}
 

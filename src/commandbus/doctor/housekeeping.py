@@ -1,4 +1,4 @@
-"""What keeps queue tables small: autovacuum, and nobody who holds it back."""
+"""What keeps tables small: autovacuum, nobody who holds it back, and partitions of the audit."""
 
 from collections.abc import Iterator
 from typing import Any, LiteralString
@@ -38,14 +38,26 @@ _OPTIONS: LiteralString = """
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where n.nspname = 'pgmq' and c.relname = any (%s)
 """
+# As sp_make_partitions names it, and whether this role may look for rows that no month took.
+_AUDIT: LiteralString = """
+    select month.name,
+        exists (
+            select from pg_catalog.pg_inherits i
+            join pg_catalog.pg_class c on c.oid = i.inhrelid
+            where i.inhparent = 'commandbus.audit'::regclass and c.relname = month.name),
+        has_table_privilege('commandbus.audit_default', 'select')
+    from to_char(now() at time zone 'UTC' + interval '1 month', '"audit_y"YYYY"m"MM') month(name)
+"""
+_HAS_STRAYS: LiteralString = "select exists (select from commandbus.audit_default)"
 
 
 def check_housekeeping(pool: CommandBusPool) -> Iterator[Check]:
-    """Look at transactions that are too old, and at autovacuum."""
+    """Look at transactions that are too old, at autovacuum, and at the audit's partitions."""
     domains = PgmqClient(pool).list_domains()
     with pool.connection() as connection:
         yield _check_oldest(connection, pool.server.role)
         yield _check_autovacuum(connection, domains)
+        yield _check_partitions(connection)
 
 
 def _check_oldest(connection: Connection[Any], role: str) -> Check:
@@ -94,3 +106,21 @@ def _check_autovacuum(connection: Connection[Any], domains: list[str]) -> Check:
         words = f"{len(statements)} of {len(wanted)} queue tables lack settings that sp_create_domain gives"
         return warning("autovacuum", words, "; ".join(statements), statements=statements)
     return ok("autovacuum", f"is on; {len(wanted)} queue tables have their settings", tables=len(wanted))
+
+
+def _check_partitions(connection: Connection[Any]) -> Check:
+    ((name, is_made, may_read),) = connection.execute(_AUDIT).fetchall()
+    has_strays = None  # not known
+    if may_read:
+        ((has_strays,),) = connection.execute(_HAS_STRAYS).fetchall()
+    facts = {"next_month": is_made, "rows_in_default": has_strays}
+    if not is_made:
+        found = f"next month's, {name}, is missing: its events would go to audit_default and be removed row by row"
+        return warning(
+            "audit partitions", found, "commandbus maintain, at least monthly; workers do so hourly", **facts
+        )
+    if has_strays:
+        found = "audit_default has rows, of months that had no partition: they are removed row by row, by their age"
+        return warning("audit partitions", found, "commandbus maintain --keep-audit DAYS", **facts)
+    looked = "audit_default is empty" if may_read else "audit_default cannot be looked into by this role"
+    return ok("audit partitions", f"next month's is there; {looked}", **facts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from commandbus.migrate.connection import select
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from psycopg import Connection
 
@@ -30,7 +30,7 @@ _RELATIONS: LiteralString = """
         end,
         n.nspname || '.' || c.relname,
         jsonb_build_object(
-            'unlogged', c.relpersistence <> 'p',
+            'unlogged', c.relpersistence <> 'p' and not c.relispartition,
             'options', array_to_string(array(select o from unnest(c.reloptions) o order by o), ', '),
             'partition key', pg_get_partkeydef(c.oid),
             'bound', pg_get_expr(c.relpartbound, c.oid),
@@ -47,11 +47,13 @@ _COLUMNS: LiteralString = """
         n.nspname || '.' || c.relname || '.' || a.attname,
         jsonb_build_object(
             'type', format_type(a.atttypid, a.atttypmod),
+            'collation', case when a.attcollation <> t.typcollation then a.attcollation::regcollation::text end,
             'not null', a.attnotnull,
             'default', pg_get_expr(d.adbin, d.adrelid),
             'identity', case a.attidentity when 'a' then 'always' when 'd' then 'by default' end,
             'generated', a.attgenerated <> '')
     from pg_attribute a
+    join pg_type t on t.oid = a.atttypid
     join pg_class c on c.oid = a.attrelid
     join pg_namespace n on n.oid = c.relnamespace
     left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -159,7 +161,8 @@ _HOOKS: LiteralString = """
 """
 _ALL = (_RELATIONS, _COLUMNS, _CONSTRAINTS, _INDEXES, _SEQUENCES, _TYPES, _FUNCTIONS, _HOOKS)
 
-# One row per partition, for it and its parent: columns, and indexes under the names that the parent has for them.
+# One row per partition, for it and its parent: whether it is logged, columns, and constraints and indexes under the
+# names that the parent has for them.
 _PARTITIONS: LiteralString = """
     with shape as (
         select c.oid, n.nspname || '.' || c.relname as name,
@@ -170,6 +173,14 @@ _PARTITIONS: LiteralString = """
                 left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
                 where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
             ) as columns,
+            case c.relpersistence when 'u' then '{"unlogged": true}' else '{}' end::jsonb as persistence,
+            (
+                select coalesce(jsonb_object_agg(
+                    'constraint ' || coalesce(o.conname, k.conname), pg_get_constraintdef(k.oid)), '{}')
+                from pg_constraint k
+                left join pg_constraint o on o.oid = k.conparentid
+                where k.conrelid = c.oid and k.contype in ('c', 'f', 'p', 'u', 'x')
+            ) as constraints,
             (
                 select coalesce(jsonb_object_agg('index ' || x.relname, x.relname), '{}')
                 from pg_index i
@@ -187,7 +198,9 @@ _PARTITIONS: LiteralString = """
         join pg_namespace n on n.oid = c.relnamespace
         where n.nspname = %(schema)s and c.relkind in ('r', 'p')
     )
-    select child.name, parent.columns || parent.indexes, child.columns || child.parents_indexes
+    select child.name,
+        parent.persistence || parent.columns || parent.constraints || parent.indexes,
+        child.persistence || child.columns || child.constraints || child.parents_indexes
     from pg_inherits h
     join shape child on child.oid = h.inhrelid
     join shape parent on parent.oid = h.inhparent
@@ -207,16 +220,33 @@ _DOMAINS: LiteralString = """
     where n.nspname = 'pgmq' and c.relkind in ('r', 'p') and c.relname ~ '^q_[a-z][a-z0-9_]{0,36}__commands$'
         and c.reloptions @> '{fillfactor=50}'
 """
-_MISSING_QUEUES: LiteralString = """
-    select case k.prefix when 'q' then 'queue' else 'archive' end, 'pgmq.' || w.name
-    from unnest(%s::text[]) d(domain),
-        unnest('{q,a}'::text[]) k(prefix),
-        unnest('{commands,replies}'::text[]) e(ending),
-        lateral (select k.prefix || '_' || d.domain || '__' || e.ending) w(name)
-    where not exists (
-        select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-        where n.nspname = 'pgmq' and c.relname = w.name)
-    order by w.name
+# Archives may have more indexes, for those who search them. Storage parameters may be tuned: `commandbus doctor` looks.
+_QUEUES: LiteralString = """
+    with tables as (
+        select c.oid, c.relname, c.relpersistence, n.nspname || '.' || c.relname as name
+        from unnest(%(domains)s::text[]) d(domain),
+            unnest('{q,a}'::text[]) k(prefix),
+            unnest('{commands,replies}'::text[]) e(ending),
+            pg_class c
+            join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = 'pgmq' and c.relname = k.prefix || '_' || d.domain || '__' || e.ending
+    )
+    select case when w.relname like 'q%%' then 'queue' else 'archive' end, w.name,
+        jsonb_build_object('unlogged', w.relpersistence = 'u')
+    from tables w
+    union all
+    select 'index', w.name || '.' || x.relname,
+        jsonb_build_object('definition', pg_get_indexdef(x.oid), 'valid', i.indisvalid)
+    from tables w
+    join pg_index i on i.indrelid = w.oid
+    join pg_class x on x.oid = i.indexrelid
+    where w.relname like 'q%%'
+    union all
+    select 'trigger', w.name || '.' || t.tgname,
+        jsonb_build_object('definition', pg_get_triggerdef(t.oid), 'enabled', t.tgenabled)
+    from tables w
+    join pg_trigger t on t.tgrelid = w.oid
+    where not t.tgisinternal
 """
 
 
@@ -238,11 +268,7 @@ def read_schema(connection: Connection[Any], schema: str) -> Objects:
 
     What is not there is left out of the properties. A function's body is its text.
     """
-    rows = [row for query in _ALL for row in select(connection, query, {"schema": schema})]
-    return {
-        (kind, name): {key: value for key, value in properties.items() if value not in (None, "", False)}
-        for kind, name, properties in rows
-    }
+    return _objects(row for query in _ALL for row in select(connection, query, {"schema": schema}))
 
 
 def read_partitions(connection: Connection[Any], schema: str) -> list[tuple[str, Properties, Properties]]:
@@ -255,9 +281,9 @@ def read_domains(connection: Connection[Any]) -> list[str]:
     return sorted(domain for (domain,) in select(connection, _DOMAINS))
 
 
-def read_missing_queues(connection: Connection[Any], domains: list[str]) -> list[tuple[str, str]]:
-    """Return the kind and name of each queue and archive that these domains lack."""
-    return [(kind, name) for kind, name in select(connection, _MISSING_QUEUES, (domains,))]
+def read_queues(connection: Connection[Any], domains: list[str]) -> Objects:
+    """Return these domains' queues and archives that are there, their triggers, and the queues' indexes."""
+    return _objects(select(connection, _QUEUES, {"domains": domains}))
 
 
 def with_hashes(objects: Objects) -> Objects:
@@ -267,4 +293,11 @@ def with_hashes(objects: Objects) -> Objects:
         if "body" in properties
         else properties
         for key, properties in objects.items()
+    }
+
+
+def _objects(rows: Iterable[tuple[Any, ...]]) -> Objects:
+    return {
+        (kind, name): {key: value for key, value in properties.items() if value not in (None, "", False)}
+        for kind, name, properties in rows
     }

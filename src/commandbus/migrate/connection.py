@@ -37,12 +37,14 @@ LOCK_KEY = int.from_bytes(b"Flyway", "big") + _java_hash('"public"."flyway_schem
 
 
 # What each transaction of a migration begins with. READ COMMITTED lets it see what the holder of the lock before it
-# committed; the lock ends with the transaction, so that it works through a transaction pooler too.
+# committed; the lock ends with the transaction, so that it works through a transaction pooler too. Strings end for the
+# server where they end for `statements`.
 OPENING: tuple[LiteralString, ...] = (
     "set transaction isolation level read committed, read write",
     "set local lock_timeout = 0",
     "set local statement_timeout = 0",
     "set local client_encoding = 'UTF8'",
+    "set local standard_conforming_strings = on",
 )
 LOCK: LiteralString = "select pg_catalog.pg_advisory_xact_lock(%s)"
 
@@ -126,8 +128,8 @@ def _translate(error: psycopg.Error, subject: str, text: str) -> CommandBusError
         return DatabaseUnavailableError(f"{subject}: the connection was lost; what was not finished is undone")
     position = error.diag.statement_position
     line = f" line {text.count(chr(10), 0, int(position) - 1) + 1}" if position and text else ""
-    message = error.diag.message_primary or type(error).__name__
-    return MigrationError(f"{subject}{line}: {message} ({state})")
+    message = error.diag.message_primary or "no reason given"
+    return MigrationError(f"{subject}{line}: {message} ({state or type(error).__name__})", sqlstate=error.sqlstate)
 
 
 def search_path(connection: psycopg.Connection[Any]) -> str:

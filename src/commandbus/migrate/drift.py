@@ -13,8 +13,8 @@ from commandbus.migrate.catalog import (
     Objects,
     Properties,
     read_domains,
-    read_missing_queues,
     read_partitions,
+    read_queues,
     read_schema,
     reading,
 )
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 _LONGEST = 300  # characters of a value that a line shows
-_PARENTS = frozenset({"table", "view", "materialized view", "foreign table"})
+_PARENTS = frozenset({"table", "view", "materialized view", "foreign table", "queue", "archive"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Snapshot:
         schemas: objects by schema, "commandbus" and the optional "e2e"; bodies as hashes.
         example: a domain's name, which stands in what follows in place of any other's.
         functions: the functions that sp_create_domain made for it; bodies as text.
+        queues: its queues and archives, with the queues' indexes.
         queue_options: storage parameters of its queues' tables, by table.
     """
 
@@ -49,18 +50,26 @@ class Snapshot:
     schemas: Mapping[str, Objects]
     example: str
     functions: Objects
+    queues: Objects
     queue_options: Mapping[str, list[str]]
 
     def functions_of(self, domain: str) -> Objects:
         """Return the functions of any domain."""
-        return {
-            (kind, name.replace(self.example, domain)): _rename(properties, self.example, domain)
-            for (kind, name), properties in self.functions.items()
-        }
+        return self._renamed(self.functions, domain)
+
+    def queues_of(self, domain: str) -> Objects:
+        """Return the queues and archives of any domain."""
+        return self._renamed(self.queues, domain)
 
     def queue_options_of(self, domain: str) -> dict[str, list[str]]:
         """Return the storage parameters of any domain's queues, by table."""
         return {table.replace(self.example, domain): options for table, options in self.queue_options.items()}
+
+    def _renamed(self, objects: Objects, domain: str) -> Objects:
+        return {
+            (kind, name.replace(self.example, domain)): _rename(properties, self.example, domain)
+            for (kind, name), properties in objects.items()
+        }
 
 
 @cache
@@ -69,16 +78,17 @@ def read_snapshot() -> Snapshot:
     document = json.loads((importlib.resources.files("commandbus.migrate") / "snapshot.json").read_text("utf-8"))
     schemas = {schema: _objects(found) for schema, found in document["schemas"].items()}
     domain = document["domain"]
-    return Snapshot(document["files"], schemas, domain["name"], _objects(domain["functions"]), domain["queue_options"])
+    functions, queues = _objects(domain["functions"]), _objects(domain["queues"])
+    return Snapshot(document["files"], schemas, domain["name"], functions, queues, domain["queue_options"])
 
 
 def verify(url_or_connection: str | Connection[Any], *, with_e2e: bool = False) -> list[Difference]:
     """Return in what a database differs from what the migrations of this version make; nothing when it does not.
 
     Compared are tables, columns, constraints, indexes, sequences, types, functions, triggers, owners and rights of
-    schema ``commandbus``; partitions with their parents; each domain's functions with what would be made today, and
-    whether its queues are there. Only catalogs are read, which every role may do, also on a replica. After `grant` its
-    roles, owners and rights are expected; before, nobody but the owners may have any.
+    schema ``commandbus``; partitions with their parents; each domain's functions and queues with what would be made
+    today. Only catalogs are read, which every role may do, also on a replica. After `grant` its roles, owners and
+    rights are expected; before, nobody but the owners may have any.
 
     Args:
         url_or_connection: as for `migrate`.
@@ -98,7 +108,8 @@ def verify(url_or_connection: str | Connection[Any], *, with_e2e: bool = False) 
         for domain in domains:
             expected |= hashed(snapshot.functions_of(domain))
         found = [*_pgmq(connection)]
-        found += [Difference(Finding.MISSING, *queue) for queue in read_missing_queues(connection, domains)]
+        queues = {key: value for domain in domains for key, value in snapshot.queues_of(domain).items()}
+        found += compare(queues, read_queues(connection, domains))
         found += compare(expected, hashed(live))
         found += [
             difference

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import os
 import re
+import stat
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,8 +161,8 @@ def read_migration(path: Path, directory: Path) -> Migration:
     """Read one file somewhere below *directory*.
 
     Raises:
-        MigrationError: its name is malformed or too long, it cannot be read as UTF-8, or Flyway would treat it in a
-            way that this runner does not.
+        MigrationError: its name is malformed or too long, it is no regular file or cannot be read as UTF-8 without
+            NUL, or Flyway would treat it in a way that this runner does not.
     """
     name = _FILE_NAME.fullmatch(path.name)
     if name is None:
@@ -175,13 +176,24 @@ def read_migration(path: Path, directory: Path) -> Migration:
         )
     if path.with_name(f"{path.name}.conf").exists():
         raise MigrationError(f"{path}.conf is a script configuration file of Flyway, which this runner cannot follow")
+    text = _read(path)
+    return Migration(version, description, script, path, checksum(text), text)
+
+
+def _read(path: Path) -> str:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, and a device may have no end
+            raise MigrationError(f"{path} is no regular file: a migration must be one, or a link to one")
         text = path.read_bytes().decode().removeprefix("\ufeff")
     except OSError as error:
         raise MigrationError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise MigrationError(f"{path} is not UTF-8 at byte {error.start}") from None
-    return Migration(version, description, script, path, checksum(text), text)
+    before, nul, _ = text.partition("\0")
+    if nul:
+        line = before.count("\n") + 1
+        raise MigrationError(f"{path} line {line}: a NUL character, at which the server would stop reading: remove it")
+    return text
 
 
 def _not_a_migration(path: Path) -> str:

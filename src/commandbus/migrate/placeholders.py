@@ -35,7 +35,7 @@ class Placeholders:
         values: by name, in which case does not count; None leaves everything as it is.
 
     Raises:
-        InvalidArgumentError: a name is empty or holds a brace.
+        InvalidArgumentError: a name is empty or holds a brace, or a value holds NUL.
     """
 
     def __init__(self, connection: Connection[Any], values: Mapping[str, str] | None) -> None:
@@ -45,6 +45,8 @@ class Placeholders:
         for name in values:
             if not name or "}" in name:
                 raise InvalidArgumentError("placeholders", f"{name!r} is not the name of a placeholder")
+            if "\0" in values[name]:
+                raise InvalidArgumentError("placeholders", f"the value of {name!r} holds a NUL character")
         known = {**values, **_built_in(connection)}
         self._values = {name.lower(): value for name, value in known.items()}
 

@@ -14,6 +14,7 @@ from commandbus.migrate.files import Migration, discover, version_order
 from commandbus.migrate.pgmq_install import ensure_pgmq, needed_pgmq
 from commandbus.migrate.placeholders import NO_PLACEHOLDERS, Placeholders
 from commandbus.migrate.script import psql_script
+from commandbus.migrate.statements import check_statements
 from commandbus.migrate.states import MigrationInfo, MigrationState, all_states, problems
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def migrate(
         files = values.settle(files)
         wanted = _wanted(files, target, with_e2e)
         pending = _pending(connection, files, wanted)
-        texts = [values.sql(migration) for migration in pending]  # all of them, before anything is changed
+        texts = [_text(values, migration) for migration in pending]  # all of them, before anything is changed
         if pending:
             installed_pgmq = _prepare(connection)
         for migration, text in zip(pending, texts, strict=True):
@@ -133,7 +134,7 @@ def plan(
         files = values.settle(files)
         pending = _pending(connection, files, _wanted(files, target, with_e2e))
         pgmq = needed_pgmq(connection) if pending else None
-        texts = [(migration, values.sql(migration)) for migration in pending]
+        texts = [(migration, _text(values, migration)) for migration in pending]
         sql = psql_script(connection.info.dbname, pgmq, texts, last_rank=history.last_rank(connection))
     return MigrationPlan(tuple(pending), None if pgmq is None else pgmq.version, sql)
 
@@ -214,6 +215,12 @@ def _pending(connection: Connection[Any], files: list[Migration], wanted: list[M
     return [migration for migration in wanted if not past.covers(migration)]
 
 
+def _text(values: Placeholders, migration: Migration) -> str:
+    text = values.sql(migration)
+    check_statements(migration, text)
+    return text
+
+
 def _check(files: list[Migration], past: History) -> None:
     if wrong := list(problems(files, past)):
         raise MigrationError(*wrong)
@@ -237,7 +244,7 @@ def _apply(connection: Connection[Any], migration: Migration, text: str, files: 
         with translated(migration.script, text=text):
             connection.execute(text.encode(), prepare=False)
         seconds = time.monotonic() - started
-        if _transaction_id(connection) != transaction:
+        if _transaction_id(connection) != transaction:  # never so far: check_statements has read the text
             raise MigrationError(f"{migration.script} ends its own transaction: remove its commit or rollback")
         history.record(connection, migration, round(seconds * 1000))
     facts = {"script": migration.script, "seconds": round(seconds, 3)}
