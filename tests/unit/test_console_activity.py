@@ -96,7 +96,7 @@ def test_each_need_is_named_with_its_place_and_the_most_urgent_comes_first() -> 
         ("info", "A redrive of pay is running", "40 of 100 commands sent, 0.5 per second, 3 failed again"),
     ]
     places = {need.endpoint for need in found}
-    assert places == {"console.queues.detail", "console.troubleshooting.find"}
+    assert places == {"console.queues.detail", "console.troubleshooting.find", "console.redrives.show"}
 
 
 def test_what_is_known_is_kept_and_its_newest_piece_is_taken_anew() -> None:
