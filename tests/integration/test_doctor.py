@@ -67,6 +67,18 @@ def test_drift_is_a_problem_and_rights_alone_a_warning(cli: Cli, bus: Bus) -> No
     assert "missing index commandbus.batch.batch_created_idx" in found["found"]
 
 
+def test_strings_that_pgmq_cannot_read_are_a_warning(cli: Cli, bus: Bus) -> None:
+    if bus.value("select current_setting('server_version_num')::int") >= 190_000:
+        pytest.skip("this server knows no other strings")
+    name = bus.value("select current_database()")
+    bus.run(f"alter database {name} set standard_conforming_strings = off")
+    found = checks(cli)["strings"]
+    assert (found["status"], found["run"]) == (
+        "warning",
+        "alter role or alter database ... set standard_conforming_strings = on",
+    )
+
+
 def test_more_workers_than_connections_are_a_problem(cli: Cli) -> None:
     found = checks(cli, "--processes", 500, "--concurrency", 3, code=1)["connection budget"]
     assert found["facts"]["connections_each"] == 7  # handlers 3, the worker's own 3, LISTEN 1

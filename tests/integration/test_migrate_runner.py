@@ -22,9 +22,21 @@ from commandbus.errors import (
     InvalidArgumentError,
     MigrationError,
     PgmqTooOldError,
+    ReadOnlyServerError,
 )
-from commandbus.migrate import MigrationState, discover, info, migrate, packaged_directory, validate
+from commandbus.migrate import (
+    MigrationState,
+    discover,
+    grant,
+    info,
+    migrate,
+    packaged_directory,
+    plan,
+    validate,
+    verify,
+)
 from commandbus.migrate.connection import LOCK_KEY
+from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -287,7 +299,7 @@ def test_the_callers_connection_keeps_its_settings(empty_database_url: str, file
     script(files, "V2__second_one.sql", "set search_path = pg_catalog; create table public.second ();\n")
     with psycopg.connect(empty_database_url, autocommit=True, row_factory=dict_row) as connection:
         connection.execute("set default_transaction_isolation = 'serializable'")
-        connection.execute("set default_transaction_read_only = on")
+        connection.execute("set intervalstyle = 'iso_8601'")
         connection.execute("set client_encoding = 'LATIN1'")
         connection.execute("set lock_timeout = '1s'")
         settings = (
@@ -298,6 +310,21 @@ def test_the_callers_connection_keeps_its_settings(empty_database_url: str, file
         assert len(migrate(connection, directories=files).applied) == 2
         changed = [row for row in connection.execute(settings).fetchall() if row not in before]
     assert changed == [{"name": "search_path", "setting": '"$user", public', "source": "session"}]
+
+
+@pytest.mark.direct("PgBouncer answers for a database's settings with those of before")
+def test_a_database_that_is_set_to_read_only_is_not_changed(empty_database_url: str, files: Path) -> None:
+    migrate(empty_database_url)
+    ((name,),) = query(empty_database_url, "select current_database()")
+    query(empty_database_url, f"alter database {name} set default_transaction_read_only = on")
+    sentence = "transactions of role .* are read-only: default_transaction_read_only must be off"
+    with refused(ReadOnlyServerError, sentence):
+        migrate(empty_database_url, with_e2e=True)
+    with refused(ReadOnlyServerError, sentence):
+        grant(empty_database_url)
+    assert grant(empty_database_url, dry_run=True).statements
+    assert plan(empty_database_url).migrations == ()
+    assert validate(empty_database_url) == info(empty_database_url)
 
 
 def test_a_connection_in_a_transaction_is_refused(empty_database_url: str, files: Path) -> None:
@@ -332,6 +359,31 @@ def test_no_error_shows_a_password(url: str, files: Path) -> None:
         migrate(url, directories=files)
     shown = "".join(traceback.format_exception(caught.value))
     assert [part for part in ("qzx", "wv", "jk") if part in shown] == []
+
+
+@pytest.mark.direct("PgBouncer answers for a database's settings with those of before")
+def test_a_database_with_odd_settings_is_migrated_and_has_no_difference(empty_database_url: str) -> None:
+    ((name, version),) = query(
+        empty_database_url, "select current_database(), current_setting('server_version_num')::int"
+    )
+    odd = {
+        "bytea_output": "escape",
+        "datestyle": "SQL, DMY",
+        "extra_float_digits": "-3",
+        "intervalstyle": "iso_8601",
+        "quote_all_identifiers": "on",
+        "timezone": "'Asia/Kathmandu'",
+    }
+    if version < 190_000:  # which knows no other strings
+        odd["standard_conforming_strings"] = "off"
+    for setting, value in odd.items():
+        query(empty_database_url, f"alter database {name} set {setting} = {value}")
+    migrate(empty_database_url, with_e2e=True)
+    with open_bus(empty_database_url) as bus:
+        bus.run("set standard_conforming_strings = on")  # PGMQ's own functions need it
+        bus.run("set quote_all_identifiers = off")  # they write a domain's functions as told
+        bus.create_domain()
+    assert verify(empty_database_url, with_e2e=True) == []
 
 
 def test_the_packaged_migrations_apply_to_a_database_in_another_encoding(empty_database_url: str) -> None:
