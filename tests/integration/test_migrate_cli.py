@@ -122,7 +122,11 @@ def test_bad_files_are_refused_in_one_sentence(cli: Cli, files: Path, command: t
     assert "is an undo migration, which commandbus does not run" in with_file("U1__first.sql")
     assert "is a baseline migration, which commandbus does not run" in with_file("B2__base.sql")
     assert "R__odd.sql line 1: the placeholder ${nobody} has no value" in with_file("R__odd.sql", "-- ${nobody}")
+    assert "is not named V<version>__<description>.sql" in with_file("V3__two\nlines.sql")
+    assert r"V3__\udcff.sql: the name is not UTF-8" in with_file("V3__\udcff.sql")
+    assert "is a script configuration file of Flyway" in with_file("V3__x.sql.conf")
     assert "is not a directory" in cli.refusal("migrate", *command, "--directory", files / "nowhere", code=1)
+    assert "directory: is empty" in cli.refusal("migrate", *command, "--directory", "", code=2)
 
 
 def test_a_syntax_error_is_told_with_file_and_line_and_leaves_nothing(cli: Cli, files: Path) -> None:

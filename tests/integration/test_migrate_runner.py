@@ -36,6 +36,7 @@ from commandbus.migrate import (
     verify,
 )
 from commandbus.migrate.connection import LOCK_KEY
+from commandbus.testing import apply_core_migrations
 from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def test_the_callers_connection_keeps_its_settings(empty_database_url: str, file
 
 
 @pytest.mark.direct("PgBouncer answers for a database's settings with those of before")
-def test_a_database_that_is_set_to_read_only_is_not_changed(empty_database_url: str, files: Path) -> None:
+def test_a_database_that_is_set_to_read_only_is_not_changed(empty_database_url: str) -> None:
     migrate(empty_database_url)
     ((name,),) = query(empty_database_url, "select current_database()")
     query(empty_database_url, f"alter database {name} set default_transaction_read_only = on")
@@ -325,6 +326,15 @@ def test_a_database_that_is_set_to_read_only_is_not_changed(empty_database_url: 
     assert grant(empty_database_url, dry_run=True).statements
     assert plan(empty_database_url).migrations == ()
     assert validate(empty_database_url) == info(empty_database_url)
+
+
+def test_an_empty_url_or_directory_is_not_the_default_one(empty_database_url: str) -> None:
+    for url in ("", " "):
+        with refused(InvalidArgumentError, "database_url: is empty"):
+            apply_core_migrations(url)
+    for directories in ("", ["", "elsewhere"]):
+        with refused(InvalidArgumentError, "directory: is empty"):
+            migrate(empty_database_url, directories=directories)
 
 
 def test_a_connection_in_a_transaction_is_refused(empty_database_url: str, files: Path) -> None:

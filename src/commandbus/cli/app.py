@@ -28,7 +28,7 @@ from commandbus.cli import (
 )
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import examples
-from commandbus.cli.output import error_json, note, wants_json
+from commandbus.cli.output import error_json, note, open_closed_streams, wants_json
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
 from commandbus.cli.variables import misspelt_settings
 from commandbus.errors import CommandBusError, InvalidArgumentError
@@ -89,6 +89,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     as_json = wants_json()
+    open_closed_streams()
     try:
         _interrupt.raise_again()
         code = app(prog_name="commandbus", standalone_mode=False)

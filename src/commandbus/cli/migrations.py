@@ -1,7 +1,6 @@
 """`commandbus migrate …`: the schema of any server, and the history that it shares with Flyway."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,7 +23,7 @@ app = typer.Typer(
 )
 
 Directory = Annotated[
-    Path | None, typer.Option(help="Where the files are; by default the library's own.", metavar="DIRECTORY")
+    str | None, typer.Option(help="Where the files are; by default the library's own.", metavar="DIRECTORY")
 ]
 WithE2e = Annotated[bool, typer.Option("--with-e2e", help="Also the files for tests.")]
 Given = Annotated[

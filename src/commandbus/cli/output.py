@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,6 +15,16 @@ from rich.text import Text
 _WIDEST = 10_000  # columns where nobody looks at a screen: nothing is wrapped or cut
 
 Row = Mapping[str, Any]
+
+
+def open_closed_streams() -> None:
+    """Let a stream that this process was started without, as by ``>&-``, be /dev/null.
+
+    Otherwise a connection would get its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  (it stays open)
 
 
 def results() -> Console:

@@ -171,6 +171,10 @@ def _check_idle(connection: psycopg.Connection[Any]) -> None:
 
 
 def _connect(url: str) -> psycopg.Connection[Any]:
+    if not url.strip():  # as where a script's variable is not set
+        raise InvalidArgumentError(
+            "database_url", 'is empty: give a URL ("postgresql://" takes all of it from libpq\'s PG* variables)'
+        )
     parameters = parse_url(url, "database_url")
     defaults = {"application_name": "commandbus migrate", "connect_timeout": 10}
     try:
