@@ -10,7 +10,7 @@ A field that is empty or missing is None unless it is required. Rules are those 
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
@@ -26,6 +26,7 @@ from commandbus.payload import (
     check_text,
     check_uuid,
     parse_json,
+    parse_time,
 )
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S", bound=StrEnum)
 
-_AGO = re.compile(r"(\d{1,6})\s*([smhdw])")
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _INTEGER = re.compile(r"-?\d{1,19}")
 _CHECKED = frozenset({"on", "1", "true", "yes"})
 
@@ -136,24 +135,6 @@ class Form:
         """Return the query string of the filters in use, for links to other pages of the same list."""
         kept = {k: v for k, v in self._values.items(multi=True) if v.strip() and k not in {*without, *more}}
         return urlencode(kept | {k: str(v) for k, v in more.items() if v is not None})
-
-
-def parse_time(text: str, field: str) -> datetime:
-    """Return the time that a text means; see `Form.time`.
-
-    Raises:
-        InvalidArgumentError: it means none.
-    """
-    ago = _AGO.fullmatch(text)
-    try:
-        if ago:
-            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
-        found = datetime.fromisoformat(text)
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError(
-            field, "must be a time such as 2030-01-31T12:00 (UTC), or how long ago, such as 15m, 2h or 7d"
-        ) from None
 
 
 def _integer(text: str, field: str, low: int, high: int) -> int:

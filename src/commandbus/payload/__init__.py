@@ -13,6 +13,7 @@ from commandbus.payload.arguments import (
     check_one_of,
     check_operator,
     check_queue,
+    check_rate,
     check_reason,
     check_reply_queue,
     check_text,
@@ -30,6 +31,7 @@ from commandbus.payload.json_text import (
     parse_json,
 )
 from commandbus.payload.texts import MAX_ERROR_LENGTH, clean_text, describe_validation_error
+from commandbus.payload.times import parse_time
 
 __all__ = [
     "MAX_COMMAND_TYPE_LENGTH",
@@ -45,6 +47,7 @@ __all__ = [
     "check_one_of",
     "check_operator",
     "check_queue",
+    "check_rate",
     "check_reason",
     "check_reply_queue",
     "check_text",
@@ -57,4 +60,5 @@ __all__ = [
     "encode",
     "encode_value",
     "parse_json",
+    "parse_time",
 ]
