@@ -94,6 +94,27 @@ def test_connections_are_counted_by_name(cli: Cli, bus: Bus) -> None:
         assert checks(cli)["connections"]["facts"]["of_commandbus"] == 2
 
 
+def test_a_wrong_address_to_listen_at_is_one_problem_of_many_checks(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"COMMANDBUS_LISTEN_DATABASE_URL": "postgresql://app:canary@127.0.0.1:1/nowhere"}
+    monkeypatch.setattr("tests.cli_process.environment", lambda url: environment(url) | wrong)
+    found = checks(cli, code=1)
+    assert {name for name, check in found.items() if check["status"] == "problem"} == {"LISTEN"}
+    assert found["LISTEN"]["found"].startswith("COMMANDBUS_LISTEN_DATABASE_URL: the database cannot be reached")
+    assert "canary" not in str(found)
+    assert found["stuck commands"]["status"] == "ok"
+
+
+def test_a_lost_history_is_told_with_what_begins_it_again(cli: Cli, bus: Bus) -> None:
+    bus.run("drop table public.flyway_schema_history")
+    found = checks(cli)["history"]
+    assert (found["status"], found["run"]) == ("warning", "commandbus migrate baseline --version 001")
+    said = cli.refusal("migrate", code=1)
+    assert 'public.flyway_schema_history, is not: run "commandbus migrate baseline --version 001"' in said
+    cli.text("migrate", "baseline", "--version", "001")
+    assert "history" not in checks(cli)
+    assert cli.text("migrate") == "nothing to apply\n"
+
+
 def test_through_a_pooler_workers_poll(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.cli_process.environment", lambda url: environment(url) | {"COMMANDBUS_PGBOUNCER": "1"})
     found = checks(cli, "--processes", 1)

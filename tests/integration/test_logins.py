@@ -201,7 +201,7 @@ async def test_a_worker_that_may_not_remove_the_past_says_so_once(
         ("app", ("tsq", "list", DOMAIN), "list_troubleshooting (42501); connect as a member of commandbus_operator,"),
         ("readonly", ("send", DOMAIN, "charge", "{}"), "(42501); connect as a member of commandbus_app,"),
         ("readonly", ("queue", "create", "x"), "connect as a member of commandbus_app or commandbus_operator,"),
-        ("app", ("migrate", "info"), "_history (42501); connect as the owner of the schema, or as a superuser"),
+        ("app", ("migrate", "info"), "_history (42501); connect as the role that migrated before, which owns"),
         ("operator", ("send", DOMAIN, "charge", "{}"), "(42501); connect as a member of commandbus_app,"),
         (
             "app",

@@ -235,7 +235,7 @@ def test_a_database_newer_than_the_files_is_refused(empty_database_url: str, fil
     script(files, "V4__newer.sql", "select 1;")
     migrate(empty_database_url, directories=files)
     (files / "V4__newer.sql").unlink()
-    with refused(MigrationError, "newer than this installation: it has version 4, versions 1 to 3 are supported"):
+    with refused(MigrationError, "newer than this installation: it has version 4, .*: update commandbus, or put"):
         migrate(empty_database_url, directories=files)
     assert info(empty_database_url, directories=files)[-1].state is MigrationState.UNKNOWN
 
@@ -243,7 +243,7 @@ def test_a_database_newer_than_the_files_is_refused(empty_database_url: str, fil
 def test_an_applied_version_without_a_file_is_refused(empty_database_url: str, files: Path) -> None:
     migrate(empty_database_url, directories=files)
     (files / "V1__first.sql").unlink()
-    with refused(MigrationError, r"has version 1 \(V1__first\.sql\), which has no file"):
+    with refused(MigrationError, r"has version 1 \(V1__first\.sql\), which has no file, .* migrate repair"):
         migrate(empty_database_url, directories=files)
 
 

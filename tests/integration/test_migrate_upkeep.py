@@ -254,7 +254,9 @@ def test_every_problem_is_named_at_once(empty_database_url: str, files: Path) ->
         "V0.1__late.sql",
         "V2__new.sql",
     ]
-    assert "the database has R__view.sql, which has no file" in caught.value.problems
+    assert any(
+        problem.startswith("the database has R__view.sql, which has no file") for problem in caught.value.problems
+    )
     assert "\n" not in str(caught.value)
 
 

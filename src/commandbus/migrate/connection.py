@@ -118,6 +118,17 @@ def select(
         return cursor.execute(statement, parameters).fetchall()
 
 
+def has_tables(connection: psycopg.Connection[Any]) -> bool:
+    """Say whether there is a schema ``commandbus`` with tables in it."""
+    return bool(
+        select(
+            connection,
+            "select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+            " where n.nspname = 'commandbus' and c.relname = 'command'",
+        )
+    )
+
+
 @contextlib.contextmanager
 def translated(subject: str, *, text: str = "") -> Iterator[None]:
     """Turn psycopg's errors into ours, whose texts quote the server's primary message and no statement.

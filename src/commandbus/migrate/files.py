@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "001"
 """The highest packaged version this code needs."""
 
+CORE_SCRIPT = "V001__commandbus_schema.sql"
+"""The packaged file that makes schema ``commandbus``."""
+
 _FILE_NAME = re.compile(r"(?:V(?P<version>[0-9]+(?:[._][0-9]+)*)|R)__(?P<description>.+)\.sql")
 _CONFIGURATION = ".conf"
 _CALLBACK = re.compile(r"(?:before|after)[A-Z][A-Za-z]*(?:__.*)?\.sql")

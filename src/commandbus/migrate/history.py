@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from commandbus.migrate.connection import select
+from commandbus.migrate.connection import connected, select
 from commandbus.migrate.files import Key, Migration, is_e2e, key_of
 
 if TYPE_CHECKING:
@@ -132,6 +132,22 @@ def exists(connection: Connection[Any]) -> bool:
     """Say whether there is a table."""
     ((found,),) = select(connection, _EXISTS)
     return bool(found)
+
+
+def has_history(url: str) -> bool:
+    """Say whether a database has the table; any role may ask.
+
+    Raises:
+        DatabaseUnavailableError, MigrationError: the catalogs cannot be read.
+    """
+    with connected(url) as connection:
+        return bool(
+            select(
+                connection,
+                "select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+                " where n.nspname = 'public' and c.relname = 'flyway_schema_history'",
+            )
+        )
 
 
 def create(connection: Connection[Any]) -> None:

@@ -9,7 +9,8 @@ from psycopg.rows import TupleRow
 
 from commandbus.cli.checks.check import Check, ok, problem, warning
 from commandbus.cli.output import counted
-from commandbus.migrate import roles_of, verify
+from commandbus.migrate import SCHEMA_VERSION, roles_of, verify
+from commandbus.migrate.history import has_history
 from commandbus.migrate.rights import KINDS
 from commandbus.sync.pool import CommandBusPool
 
@@ -94,6 +95,9 @@ def check_schema(pool: CommandBusPool, url: str) -> Iterator[Check]:
         ((version,),) = connection.execute("select commandbus.schema_version()").fetchall()
     pgmq = pool.server.pgmq_version or "1.10 or newer, installed without the extension"
     yield ok("versions", f"schema {version}, PGMQ {pgmq}", schema=version, pgmq=pool.server.pgmq_version)
+    if not has_history(url):
+        found = "public.flyway_schema_history is gone, so that nothing can be migrated"
+        yield warning("history", found, f"commandbus migrate baseline --version {SCHEMA_VERSION}")
     differences = verify(url)
     lines = list(map(str, differences))
     told = "; ".join(lines[:_FEWEST_LINES]) + (" ..." if len(lines) > _FEWEST_LINES else "")
