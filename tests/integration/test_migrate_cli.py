@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from commandbus.migrate import migrate
-from tests.cli_process import COMMAND, Cli, environment
+from tests.cli_process import COMMAND, Cli, environment, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,3 +172,20 @@ def test_problems_are_json_too(cli: Cli, files: Path, empty_database_url: str) -
     changed, pending = json.loads(done.stderr)["error"]["problems"]
     assert changed.startswith("V1__first.sql was changed after it was applied")
     assert pending.startswith("V2__second.sql is not applied")
+
+
+@pytest.mark.direct("it looks at the session that runs the migration")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_interrupted_migration_says_that_it_is_undone(cli: Cli, files: Path, options: tuple[str, ...]) -> None:
+    (files / "V2__second.sql").write_text("create table public.second (); select pg_sleep(60);")
+    with psycopg.connect(cli.url or "", autocommit=True) as observer:
+        asleep = "select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+        with cli.started("migrate", "--directory", files, *options) as process:
+            wait_for(lambda: observer.execute(asleep).rowcount == 1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+        (table,) = observer.execute("select to_regclass('public.first')::text, to_regclass('public.second')::text")
+    said = (cli.directory / "log").read_text().splitlines()[-1]
+    sentence = "interrupted; what was not finished is undone"
+    assert (json.loads(said)["error"]["message"] if options else said.removeprefix("commandbus: ")) == sentence
+    assert table == ("first", None)

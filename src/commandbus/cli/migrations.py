@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from commandbus import migrate as migrations
+from commandbus._interrupt import INTERRUPTED
 from commandbus.cli.options import AsJson, DatabaseUrl, examples, resolve_url
 from commandbus.cli.output import note, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
@@ -65,9 +66,12 @@ def migrate(
             as_json=as_json,
         )
         return
-    result = migrations.migrate(
-        url, directories=directory, target=target, with_e2e=with_e2e, placeholders=values, on_progress=_tell
-    )
+    try:
+        result = migrations.migrate(
+            url, directories=directory, target=target, with_e2e=with_e2e, placeholders=values, on_progress=_tell
+        )
+    except KeyboardInterrupt:
+        raise Problem("interrupted; what was not finished is undone", INTERRUPTED) from None
     applied = [migration.script for migration in result.applied]
     if applied and migrations.roles_of(url) is not None:
         note('the schema was given to roles: run "commandbus grant" again')
