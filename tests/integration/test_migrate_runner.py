@@ -9,6 +9,7 @@ import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
@@ -394,6 +395,10 @@ def test_a_database_with_odd_settings_is_migrated_and_has_no_difference(empty_da
         bus.run("set quote_all_identifiers = off")  # they write a domain's functions as told
         bus.create_domain()
     assert verify(empty_database_url, with_e2e=True) == []
+    first = info(empty_database_url)[0].installed_on
+    assert first is not None
+    assert abs(datetime.now(UTC) - first) < timedelta(minutes=10)
+    assert first.tzinfo is UTC
 
 
 def test_the_packaged_migrations_apply_to_a_database_in_another_encoding(empty_database_url: str) -> None:

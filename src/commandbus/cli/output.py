@@ -94,7 +94,11 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str] | None = None) -> Non
         table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=is_id)
     for row in rows:
         table.add_row(*(Text(_cell(row[column])) for column in columns))
-    results().print(table)
+    console = results()
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():  # without the blanks that fill the last column
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def print_facts(facts: Row) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from commandbus.migrate.connection import connected, select
@@ -43,7 +44,7 @@ class Entry:
         version: as written there; None for repeatable migrations.
         type: "SQL", "BASELINE", "DELETE", or what else Flyway knows.
         checksum: None where Flyway has none.
-        installed_on: server's local time, without zone, as Flyway stores it.
+        installed_on: UTC. The table has the server's local time without a zone, as Flyway stores it.
         execution_time: milliseconds.
     """
 
@@ -163,10 +164,11 @@ def read(connection: Connection[Any]) -> History:
     # A row of type SCHEMA tells of a schema that Flyway made, not of a migration.
     rows = select(
         connection,
-        "select installed_rank, version, description, type, script, checksum, installed_on, execution_time, success"
+        "select installed_rank, version, description, type, script, checksum,"
+        " installed_on::timestamptz at time zone 'UTC', execution_time, success"
         " from public.flyway_schema_history where type <> 'SCHEMA' order by installed_rank",
     )
-    return history_of(Entry(*row) for row in rows)
+    return history_of(Entry(*row[:6], row[6].replace(tzinfo=UTC), *row[7:]) for row in rows)
 
 
 def last_rank(connection: Connection[Any]) -> int | None:

@@ -39,7 +39,7 @@ class MigrationInfo:
         version: None for a repeatable migration.
         type: "SQL", or what the history says, such as "BASELINE".
         checksum: of the file, or of the history where there is no file.
-        installed_on: server's local time without zone; None while not applied.
+        installed_on: UTC; None while not applied.
         execution_time: milliseconds; None while not applied.
     """
 
