@@ -352,3 +352,17 @@ def test_a_misspelt_variable_is_told_once_and_without_its_value() -> None:
         (warning, *_) = [json.loads(line) for line in said(*worker, "--processes", processes).splitlines()[:-1]]
         assert warning["level"] == "WARNING"
         assert (warning["variable"], warning["meant"]) == ("COMMANDBUS_POOL_MAXSIZE", "COMMANDBUS_POOL_MAX_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("find", "--status", "foo"), "'--status': 'foo' is not one of 'PENDING'"),
+        (("find", "--limit", "x"), "'--limit': must be a valid integer\n"),
+        (("tsq", "show", DOMAIN, "x"), "'COMMAND_ID': must be a valid UUID\n"),
+        (("maintain", "--keep-commands", 0), "commandbus: --keep-commands: must be an integer from 1 to 36,500\n"),
+    ],
+)
+def test_bad_input_is_told_in_our_own_words(lost: Cli, arguments: tuple[str, ...], said: str) -> None:
+    assert said in lost.refusal(*arguments, code=2)
+    assert "1 to 36,500" in lost.text("maintain", "--help")

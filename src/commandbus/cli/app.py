@@ -32,6 +32,7 @@ from commandbus.cli.output import error_json, note, open_closed_streams, wants_j
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
 from commandbus.cli.variables import misspelt_settings
 from commandbus.errors import CommandBusError, InvalidArgumentError
+from commandbus.payload import in_our_words
 
 # The parser's errors. Typer gives a public name only to this child of them, and its parents moved between releases.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
@@ -95,6 +96,7 @@ def main() -> NoReturn:
         code = app(prog_name="commandbus", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
+        error.message = in_our_words(error.message)
         if not as_json:
             error.show()
             sys.exit(BAD_INPUT)

@@ -168,7 +168,8 @@ def read(connection: Connection[Any]) -> History:
         " installed_on::timestamptz at time zone 'UTC', execution_time, success"
         " from public.flyway_schema_history where type <> 'SCHEMA' order by installed_rank",
     )
-    return history_of(Entry(*row[:6], row[6].replace(tzinfo=UTC), *row[7:]) for row in rows)
+    in_utc = ((*row[:6], row[6].replace(tzinfo=UTC), *row[7:]) for row in rows)
+    return history_of(Entry(*row) for row in in_utc)
 
 
 def last_rank(connection: Connection[Any]) -> int | None:
