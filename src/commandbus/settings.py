@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from commandbus.errors import InvalidArgumentError
-from commandbus.payload import MAX_PAYLOAD_BYTES
+from commandbus.payload import MAX_PAYLOAD_BYTES, in_our_words
 from commandbus.retry import MAX_ATTEMPTS
 
 _SCHEMA = re.compile(r'[A-Za-z_][A-Za-z0-9_$]{0,62}|"[^"\x00]{1,63}"')
@@ -135,7 +135,7 @@ class CommandBusSettings(EnvironmentSettings):
 
 
 def _sentence(kind: str, message: str) -> str:
-    """Return pydantic's finding in our words: "Input should be …" becomes "must be …"."""
+    """Return pydantic's finding in our words."""
     if kind == "extra_forbidden":
         return "there is no such setting"
-    return message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    return in_our_words(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -147,6 +148,22 @@ def test_a_command_is_sent_and_looked_at(cli: Cli) -> None:
     assert [event["event_type"] for event in cli.json("audit", command_id)] == ["SENT"]
     assert "not found" in cli.refusal("status", DOMAIN, uuid4(), code=1)
     assert "nothing is known" in cli.refusal("audit", uuid4(), code=1)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_as_good_as_dev_null(cli: Cli, closed: str) -> None:
+    for command in ("overview", "queue stats --json", "tsq retry nowhere --all"):
+        line = f"{sys.executable} -m commandbus {command} {closed}"
+        done = subprocess.run(
+            ("/bin/sh", "-c", line),
+            cwd=cli.directory,
+            env=environment(cli.url),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == (2 if command.startswith("tsq") else 0)
 
 
 @pytest.mark.parametrize(
@@ -335,3 +352,17 @@ def test_a_misspelt_variable_is_told_once_and_without_its_value() -> None:
         (warning, *_) = [json.loads(line) for line in said(*worker, "--processes", processes).splitlines()[:-1]]
         assert warning["level"] == "WARNING"
         assert (warning["variable"], warning["meant"]) == ("COMMANDBUS_POOL_MAXSIZE", "COMMANDBUS_POOL_MAX_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("find", "--status", "foo"), "'--status': 'foo' is not one of 'PENDING'"),
+        (("find", "--limit", "x"), "'--limit': must be a valid integer\n"),
+        (("tsq", "show", DOMAIN, "x"), "'COMMAND_ID': must be a valid UUID\n"),
+        (("maintain", "--keep-commands", 0), "commandbus: --keep-commands: must be an integer from 1 to 36,500\n"),
+    ],
+)
+def test_bad_input_is_told_in_our_own_words(lost: Cli, arguments: tuple[str, ...], said: str) -> None:
+    assert said in lost.refusal(*arguments, code=2)
+    assert "1 to 36,500" in lost.text("maintain", "--help")

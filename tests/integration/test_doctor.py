@@ -53,12 +53,15 @@ def test_a_healthy_database_is_found_healthy(cli: Cli) -> None:
     assert ", primary, " in found["server"]["found"]
     assert found["LISTEN"]["found"].startswith("delivered")
     assert found[f"domain {DOMAIN}"]["facts"]["in_troubleshooting"] == 0
-    assert "stuck commands" in cli.text("doctor")
+    lines = cli.text("doctor").splitlines()
+    assert lines[-1].startswith("ok  ")
+    assert lines == [line.rstrip() for line in lines]
 
 
 def test_drift_is_a_problem_and_rights_alone_a_warning(cli: Cli, bus: Bus) -> None:
     bus.run("grant select on commandbus.batch to pg_monitor")
     found = checks(cli)["schema"]
+    assert "; to do: commandbus verify, then commandbus grant\n" in cli.text("doctor")
     assert found["status"] == "warning"
     assert found["found"].startswith("1 right to be mended: ")
     bus.run("drop index commandbus.batch_created_idx")
@@ -66,6 +69,18 @@ def test_drift_is_a_problem_and_rights_alone_a_warning(cli: Cli, bus: Bus) -> No
     assert (found["status"], found["run"]) == ("problem", "commandbus verify")
     assert found["found"].startswith("2 differences from the migrations: ")
     assert "missing index commandbus.batch.batch_created_idx" in found["found"]
+
+
+def test_strings_that_pgmq_cannot_read_are_a_warning(cli: Cli, bus: Bus) -> None:
+    if bus.value("select current_setting('server_version_num')::int") >= 190_000:
+        pytest.skip("this server knows no other strings")
+    name = bus.value("select current_database()")
+    bus.run(f"alter database {name} set standard_conforming_strings = off")
+    found = checks(cli)["strings"]
+    assert (found["status"], found["run"]) == (
+        "warning",
+        "alter role or alter database ... set standard_conforming_strings = on",
+    )
 
 
 def test_more_workers_than_connections_are_a_problem(cli: Cli) -> None:
@@ -81,6 +96,27 @@ def test_more_workers_than_connections_are_a_problem(cli: Cli) -> None:
 def test_connections_are_counted_by_name(cli: Cli, bus: Bus) -> None:
     with psycopg.connect(bus.url, application_name="commandbus"):
         assert checks(cli)["connections"]["facts"]["of_commandbus"] == 2
+
+
+def test_a_wrong_address_to_listen_at_is_one_problem_of_many_checks(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"COMMANDBUS_LISTEN_DATABASE_URL": "postgresql://app:canary@127.0.0.1:1/nowhere"}
+    monkeypatch.setattr("tests.cli_process.environment", lambda url: environment(url) | wrong)
+    found = checks(cli, code=1)
+    assert {name for name, check in found.items() if check["status"] == "problem"} == {"LISTEN"}
+    assert found["LISTEN"]["found"].startswith("COMMANDBUS_LISTEN_DATABASE_URL: the database cannot be reached")
+    assert "canary" not in str(found)
+    assert found["stuck commands"]["status"] == "ok"
+
+
+def test_a_lost_history_is_told_with_what_begins_it_again(cli: Cli, bus: Bus) -> None:
+    bus.run("drop table public.flyway_schema_history")
+    found = checks(cli)["history"]
+    assert (found["status"], found["run"]) == ("warning", "commandbus migrate baseline --version 001")
+    said = cli.refusal("migrate", code=1)
+    assert 'public.flyway_schema_history, is not: run "commandbus migrate baseline --version 001"' in said
+    cli.text("migrate", "baseline", "--version", "001")
+    assert "history" not in checks(cli)
+    assert cli.text("migrate") == "nothing to apply\n"
 
 
 def test_through_a_pooler_workers_poll(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

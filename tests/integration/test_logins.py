@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 from pydantic import BaseModel
 
@@ -24,10 +26,11 @@ from commandbus import (
     TransientCommandError,
     TroubleshootingQueue,
 )
-from commandbus.migrate import grant, verify
+from commandbus.migrate import grant, packaged_directory, verify
 from tests.cli_process import Cli
 from tests.integration.granted import login
 from tests.integration.live import DOMAIN, REPLIES, batch_commands, make_worker, registry_of, running, send, until
+from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -198,10 +201,14 @@ async def test_a_worker_that_may_not_remove_the_past_says_so_once(
 @pytest.mark.parametrize(
     ("user", "command", "said"),
     [
-        ("app", ("tsq", "list", DOMAIN), "list_troubleshooting (42501); connect as a member of commandbus_operator,"),
+        (
+            "app",
+            ("tsq", "list", DOMAIN, "--payload"),
+            "list_troubleshooting (42501); connect as a member of commandbus_operator,",
+        ),
         ("readonly", ("send", DOMAIN, "charge", "{}"), "(42501); connect as a member of commandbus_app,"),
         ("readonly", ("queue", "create", "x"), "connect as a member of commandbus_app or commandbus_operator,"),
-        ("app", ("migrate", "info"), "_history (42501); connect as the owner of the schema, or as a superuser"),
+        ("app", ("migrate", "info"), "_history (42501); connect as the role that migrated before, which owns"),
         ("operator", ("send", DOMAIN, "charge", "{}"), "(42501); connect as a member of commandbus_app,"),
         (
             "app",
@@ -219,6 +226,43 @@ def test_a_refusal_says_who_may(
     refused = Cli(tmp_path, login(url, asdict(names)[user])).refusal(*command, code=1)
     assert said in refused
     assert len(refused.splitlines()) == 1
+
+
+def test_who_sees_no_payloads_lists_what_waits_without_them(url: str, names: RoleNames, tmp_path: Path) -> None:
+    with open_bus(url) as bus:
+        bus.create_domain()
+        parked = set(map(str, bus.park(3)))
+        bus.send_new()
+    for user in (names.operator, names.app, names.readonly):
+        cli = Cli(tmp_path, login(url, user))
+        whole = cli.json("tsq", "list")
+        assert {row["command_id"] for row in whole} == parked
+        assert cli.json("tsq", "list", "pay", "--limit", 1, "--offset", 1) == whole[1:2]
+        assert cli.json("tsq", "list", "--type", "Nothing") == []
+        assert "payload" not in whole[0]
+        header = cli.text("tsq", "list").splitlines()[0].split()
+        assert header[:3] + header[-1:] == ["domain", "command_id", "command_type", "updated_at"]
+
+
+def test_a_member_of_the_owner_migrates_once_the_history_is_the_owners(
+    url: str, names: RoleNames, tmp_path: Path
+) -> None:
+    files = tmp_path / "files"
+    shutil.copytree(packaged_directory(), files)
+    (files / "V3__more.sql").write_text(
+        "create table commandbus.more (n int);\nalter table commandbus.batch alter column name set statistics 50;\n"
+    )
+    cli = Cli(tmp_path, login(url, names.owner))
+    said = cli.refusal("migrate", "--directory", files, code=1)
+    assert "_history (42501); connect as the role that migrated before" in said
+    with psycopg.connect(url) as superuser:
+        superuser.execute(
+            sql.SQL("alter table public.flyway_schema_history owner to {}").format(sql.Identifier(names.owner))
+        )
+    assert cli.json("migrate", "--directory", files)["applied"] == ["V3__more.sql"]
+    (files / "V4__other.sql").write_text("set role pg_monitor;\n")
+    said = cli.refusal("migrate", "--directory", files, code=1)
+    assert '"pg_monitor" (42501); connect as a role that may do this, or as a superuser' in said
 
 
 def test_a_partition_of_somebody_elses_leads_to_grant(url: str, names: RoleNames, tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from commandbus.migrate import migrate
-from tests.cli_process import COMMAND, Cli, environment
+from tests.cli_process import COMMAND, Cli, environment, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +124,11 @@ def test_bad_files_are_refused_in_one_sentence(cli: Cli, files: Path, command: t
     assert "is an undo migration, which commandbus does not run" in with_file("U1__first.sql")
     assert "is a baseline migration, which commandbus does not run" in with_file("B2__base.sql")
     assert "R__odd.sql line 1: the placeholder ${nobody} has no value" in with_file("R__odd.sql", "-- ${nobody}")
+    assert "is not named V<version>__<description>.sql" in with_file("V3__two\nlines.sql")
+    assert r"V3__\udcff.sql: the name is not UTF-8" in with_file("V3__\udcff.sql")
+    assert "is a script configuration file of Flyway" in with_file("V3__x.sql.conf")
     assert "is not a directory" in cli.refusal("migrate", *command, "--directory", files / "nowhere", code=1)
+    assert "directory: is empty" in cli.refusal("migrate", *command, "--directory", "", code=2)
 
 
 def test_a_syntax_error_is_told_with_file_and_line_and_leaves_nothing(cli: Cli, files: Path) -> None:
@@ -166,3 +172,20 @@ def test_problems_are_json_too(cli: Cli, files: Path, empty_database_url: str) -
     changed, pending = json.loads(done.stderr)["error"]["problems"]
     assert changed.startswith("V1__first.sql was changed after it was applied")
     assert pending.startswith("V2__second.sql is not applied")
+
+
+@pytest.mark.direct("it looks at the session that runs the migration")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_interrupted_migration_says_that_it_is_undone(cli: Cli, files: Path, options: tuple[str, ...]) -> None:
+    (files / "V2__second.sql").write_text("create table public.second (); select pg_sleep(60);")
+    with psycopg.connect(cli.url or "", autocommit=True) as observer:
+        asleep = "select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+        with cli.started("migrate", "--directory", files, *options) as process:
+            wait_for(lambda: observer.execute(asleep).rowcount == 1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+        (table,) = observer.execute("select to_regclass('public.first')::text, to_regclass('public.second')::text")
+    said = (cli.directory / "log").read_text().splitlines()[-1]
+    sentence = "interrupted; what was not finished is undone"
+    assert (json.loads(said)["error"]["message"] if options else said.removeprefix("commandbus: ")) == sentence
+    assert table == ("first", None)

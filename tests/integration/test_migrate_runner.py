@@ -9,6 +9,7 @@ import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,9 +25,22 @@ from commandbus.errors import (
     InvalidArgumentError,
     MigrationError,
     PgmqTooOldError,
+    ReadOnlyServerError,
 )
-from commandbus.migrate import MigrationState, discover, info, migrate, packaged_directory, plan, validate
+from commandbus.migrate import (
+    MigrationState,
+    discover,
+    grant,
+    info,
+    migrate,
+    packaged_directory,
+    plan,
+    validate,
+    verify,
+)
 from commandbus.migrate.connection import LOCK_KEY
+from commandbus.testing import apply_core_migrations
+from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -271,7 +285,7 @@ def test_a_database_newer_than_the_files_is_refused(empty_database_url: str, fil
     script(files, "V4__newer.sql", "select 1;")
     migrate(empty_database_url, directories=files)
     (files / "V4__newer.sql").unlink()
-    with refused(MigrationError, "newer than this installation: it has version 4, versions 1 to 3 are supported"):
+    with refused(MigrationError, "newer than this installation: it has version 4, .*: update commandbus, or put"):
         migrate(empty_database_url, directories=files)
     assert info(empty_database_url, directories=files)[-1].state is MigrationState.UNKNOWN
 
@@ -279,7 +293,7 @@ def test_a_database_newer_than_the_files_is_refused(empty_database_url: str, fil
 def test_an_applied_version_without_a_file_is_refused(empty_database_url: str, files: Path) -> None:
     migrate(empty_database_url, directories=files)
     (files / "V1__first.sql").unlink()
-    with refused(MigrationError, r"has version 1 \(V1__first\.sql\), which has no file"):
+    with refused(MigrationError, r"has version 1 \(V1__first\.sql\), which has no file, .* migrate repair"):
         migrate(empty_database_url, directories=files)
 
 
@@ -336,7 +350,7 @@ def test_the_callers_connection_keeps_its_settings(empty_database_url: str, file
     script(files, "V2__second_one.sql", "set search_path = pg_catalog; create table public.second ();\n")
     with psycopg.connect(empty_database_url, autocommit=True, row_factory=dict_row) as connection:
         connection.execute("set default_transaction_isolation = 'serializable'")
-        connection.execute("set default_transaction_read_only = on")
+        connection.execute("set intervalstyle = 'iso_8601'")
         connection.execute("set client_encoding = 'LATIN1'")
         connection.execute("set lock_timeout = '1s'")
         settings = (
@@ -347,6 +361,30 @@ def test_the_callers_connection_keeps_its_settings(empty_database_url: str, file
         assert len(migrate(connection, directories=files).applied) == 2
         changed = [row for row in connection.execute(settings).fetchall() if row not in before]
     assert changed == [{"name": "search_path", "setting": '"$user", public', "source": "session"}]
+
+
+@pytest.mark.direct("PgBouncer answers for a database's settings with those of before")
+def test_a_database_that_is_set_to_read_only_is_not_changed(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    ((name,),) = query(empty_database_url, "select current_database()")
+    query(empty_database_url, f"alter database {name} set default_transaction_read_only = on")
+    sentence = "transactions of role .* are read-only: default_transaction_read_only must be off"
+    with refused(ReadOnlyServerError, sentence):
+        migrate(empty_database_url, with_e2e=True)
+    with refused(ReadOnlyServerError, sentence):
+        grant(empty_database_url)
+    assert grant(empty_database_url, dry_run=True).statements
+    assert plan(empty_database_url).migrations == ()
+    assert validate(empty_database_url) == info(empty_database_url)
+
+
+def test_an_empty_url_or_directory_is_not_the_default_one(empty_database_url: str) -> None:
+    for url in ("", " "):
+        with refused(InvalidArgumentError, "database_url: is empty"):
+            apply_core_migrations(url)
+    for directories in ("", ["", "elsewhere"]):
+        with refused(InvalidArgumentError, "directory: is empty"):
+            migrate(empty_database_url, directories=directories)
 
 
 def test_a_connection_in_a_transaction_is_refused(empty_database_url: str, files: Path) -> None:
@@ -381,6 +419,35 @@ def test_no_error_shows_a_password(url: str, files: Path) -> None:
         migrate(url, directories=files)
     shown = "".join(traceback.format_exception(caught.value))
     assert [part for part in ("qzx", "wv", "jk") if part in shown] == []
+
+
+@pytest.mark.direct("PgBouncer answers for a database's settings with those of before")
+def test_a_database_with_odd_settings_is_migrated_and_has_no_difference(empty_database_url: str) -> None:
+    ((name, version),) = query(
+        empty_database_url, "select current_database(), current_setting('server_version_num')::int"
+    )
+    odd = {
+        "bytea_output": "escape",
+        "datestyle": "SQL, DMY",
+        "extra_float_digits": "-3",
+        "intervalstyle": "iso_8601",
+        "quote_all_identifiers": "on",
+        "timezone": "'Asia/Kathmandu'",
+    }
+    if version < 190_000:  # which knows no other strings
+        odd["standard_conforming_strings"] = "off"
+    for setting, value in odd.items():
+        query(empty_database_url, f"alter database {name} set {setting} = {value}")
+    migrate(empty_database_url, with_e2e=True)
+    with open_bus(empty_database_url) as bus:
+        bus.run("set standard_conforming_strings = on")  # PGMQ's own functions need it
+        bus.run("set quote_all_identifiers = off")  # they write a domain's functions as told
+        bus.create_domain()
+    assert verify(empty_database_url, with_e2e=True) == []
+    first = info(empty_database_url)[0].installed_on
+    assert first is not None
+    assert abs(datetime.now(UTC) - first) < timedelta(minutes=10)
+    assert first.tzinfo is UTC
 
 
 def test_the_packaged_migrations_apply_to_a_database_in_another_encoding(empty_database_url: str) -> None:

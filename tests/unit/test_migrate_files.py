@@ -131,9 +131,10 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
     assert len(discover(tmp_path)) == 1
 
 
-def test_a_script_configuration_file_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, "V1__a.sql", "V1__a.sql.conf")
-    with pytest.raises(MigrationError, match=r"V1__a\.sql\.conf is a script configuration file of Flyway"):
+@pytest.mark.parametrize("name", ["V1__a.sql.conf", "V2__b.sql.conf", "R__c.sql.conf", "beforeMigrate.sql.conf"])
+def test_a_script_configuration_file_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "V1__a.sql", name)
+    with pytest.raises(MigrationError, match=f"{name} is a script configuration file of Flyway"):
         discover(tmp_path)
 
 

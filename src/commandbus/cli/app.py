@@ -28,10 +28,11 @@ from commandbus.cli import (
 )
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import examples
-from commandbus.cli.output import error_json, note, wants_json
+from commandbus.cli.output import error_json, note, open_closed_streams, wants_json
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
 from commandbus.cli.variables import misspelt_settings
 from commandbus.errors import CommandBusError, InvalidArgumentError
+from commandbus.payload import in_our_words
 
 # The parser's errors. Typer gives a public name only to this child of them, and its parents moved between releases.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
@@ -89,11 +90,13 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     as_json = wants_json()
+    open_closed_streams()
     try:
         _interrupt.raise_again()
         code = app(prog_name="commandbus", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
+        error.message = in_our_words(error.message)
         if not as_json:
             error.show()
             sys.exit(BAD_INPUT)

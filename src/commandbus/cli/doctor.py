@@ -37,9 +37,13 @@ def doctor(
     if as_json:
         print_json({"ok": is_fine, "checks": checks})
     else:
-        print_rows([{"": c.status, "what": c.name, "found": c.found, "run": c.run or ""} for c in checks])
+        print_rows([{"": c.status, "what": c.name, "found": _sentence(c)} for c in checks])
     if not is_fine:
         raise typer.Exit(1)
+
+
+def _sentence(check: Check) -> str:
+    return check.found if check.run is None else f"{check.found}; to do: {check.run}"
 
 
 def _plan(url: str, processes: int | None, concurrency: int) -> Plan | None:

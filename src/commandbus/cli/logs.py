@@ -75,6 +75,6 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _word(value: object) -> str:
-    """Return a value as one word, quoted where it is none."""
-    text = str(value)
+    """Return a value as one word, quoted where it is none; of a list its members."""
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple | set | frozenset) else str(value)
     return text if text.isprintable() and text and " " not in text else json.dumps(text)

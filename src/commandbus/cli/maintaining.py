@@ -8,36 +8,29 @@ from rich.progress import Progress
 from commandbus.cli.options import AsJson, DatabaseUrl, examples, open_pool
 from commandbus.cli.output import notes, print_facts, print_json, row_of
 from commandbus.models import MaintenanceReport
+from commandbus.payload import check_count
 from commandbus.sync.maintenance import STEP, Maintenance
 
 EXAMPLES = examples(
     "maintain", "maintain --keep-commands 90 --dry-run", "maintain --keep-commands 90 --keep-audit 400 --keep-replies 7"
 )
 
-KeepCommands = Annotated[
-    int | None, typer.Option("--keep-commands", help="Days to keep ended commands and batches.", metavar="DAYS")
-]
-KeepAudit = Annotated[
-    int | None, typer.Option("--keep-audit", help="Days to keep the audit, by whole months.", metavar="DAYS")
-]
-KeepPayloads = Annotated[
-    int | None,
-    typer.Option("--keep-payloads", help="Days to keep payloads of ended commands of the TSQ.", metavar="DAYS"),
-]
-KeepArchives = Annotated[
-    int | None, typer.Option("--keep-archives", help="Days to keep messages in PGMQ's archives.", metavar="DAYS")
-]
-KeepReplies = Annotated[
-    int | None, typer.Option("--keep-replies", help="Days that replies wait to be taken.", metavar="DAYS")
-]
+_LONGEST = 36_500
+
+
+def _keep(what: str) -> object:
+    def check(option: typer.CallbackParam, days: int | None) -> int | None:
+        return None if days is None else check_count(days, option.opts[0], 1, _LONGEST)
+
+    return typer.Option(help=f"Days to keep {what}, 1 to {_LONGEST:,}.", metavar="DAYS", callback=check)
 
 
 def maintain(
-    keep_commands: KeepCommands = None,
-    keep_audit: KeepAudit = None,
-    keep_payloads: KeepPayloads = None,
-    keep_archives: KeepArchives = None,
-    keep_replies: KeepReplies = None,
+    keep_commands: Annotated[int | None, _keep("ended commands and batches")] = None,
+    keep_audit: Annotated[int | None, _keep("the audit, by whole months")] = None,
+    keep_payloads: Annotated[int | None, _keep("payloads of ended commands of the TSQ")] = None,
+    keep_archives: Annotated[int | None, _keep("messages in PGMQ's archives")] = None,
+    keep_replies: Annotated[int | None, _keep("replies that nobody takes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,

@@ -1,12 +1,12 @@
 """`commandbus migrate …`: the schema of any server, and the history that it shares with Flyway."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from commandbus import migrate as migrations
+from commandbus._interrupt import INTERRUPTED
 from commandbus.cli.options import AsJson, DatabaseUrl, examples, resolve_url
 from commandbus.cli.output import note, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 Directory = Annotated[
-    Path | None, typer.Option(help="Where the files are; by default the library's own.", metavar="DIRECTORY")
+    str | None, typer.Option(help="Where the files are; by default the library's own.", metavar="DIRECTORY")
 ]
 WithE2e = Annotated[bool, typer.Option("--with-e2e", help="Also the files for tests.")]
 Given = Annotated[
@@ -66,9 +66,12 @@ def migrate(
             as_json=as_json,
         )
         return
-    result = migrations.migrate(
-        url, directories=directory, target=target, with_e2e=with_e2e, placeholders=values, on_progress=_tell
-    )
+    try:
+        result = migrations.migrate(
+            url, directories=directory, target=target, with_e2e=with_e2e, placeholders=values, on_progress=_tell
+        )
+    except KeyboardInterrupt:
+        raise Problem("interrupted; what was not finished is undone", INTERRUPTED) from None
     applied = [migration.script for migration in result.applied]
     if applied and migrations.roles_of(url) is not None:
         note('the schema was given to roles: run "commandbus grant" again')

@@ -1,6 +1,5 @@
 """`commandbus overview`, `workers` and `find`: the running system, and its commands."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -8,14 +7,16 @@ import typer
 
 from commandbus.cli.options import AnyDomain, AsJson, DatabaseUrl, Limit, examples, known_domain, open_pool
 from commandbus.cli.output import note, print_json, print_rows, row_of
+from commandbus.errors import InvalidArgumentError
 from commandbus.models import CommandMetadata, CommandStatus, PageKey
+from commandbus.payload import parse_time
 from commandbus.sync.bus import CommandBus
 from commandbus.sync.operations import Operations
 
 OVERVIEW_EXAMPLES = examples("overview", "overview payments --json")
 WORKERS_EXAMPLES = examples("workers", "workers payments")
 FIND_EXAMPLES = examples(
-    "find --text 'no such account'", "find payments --status FAILED --type DebitAccount --limit 100 --json"
+    "find --text 'no such account'", "find payments --status FAILED --type DebitAccount --after 2h --json"
 )
 _COLUMNS = (
     "domain",
@@ -30,7 +31,11 @@ _COLUMNS = (
     "paused_by",
 )
 _FOUND = ("created_at", "domain", "command_id", "command_type", "status", "attempts", "last_error_code")
-Time = Annotated[datetime | None, typer.Option(help="A time; UTC unless it says otherwise.", metavar="TIME")]
+
+
+def _time(option: str, what: str) -> object:
+    help_ = f"{what}: 2030-01-31T12:00 (UTC, or with a zone), or how long ago: 2h."
+    return typer.Option(option, help=help_, metavar="TIME")
 
 
 def overview(domain: AnyDomain = None, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
@@ -63,13 +68,17 @@ def find(
     correlation_id: Annotated[UUID | None, typer.Option(help="Only of this conversation.")] = None,
     batch_id: Annotated[UUID | None, typer.Option(help="Only of this batch.")] = None,
     group: Annotated[UUID | None, typer.Option(help='Only of this group of failures, see "tsq groups".')] = None,
-    after: Time = None,
-    before: Time = None,
+    after: Annotated[str | None, _time("--after", "Only sent from this time on")] = None,
+    before: Annotated[str | None, _time("--before", "Only sent before it")] = None,
     limit: Limit = 50,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Find commands, newest first."""
+    created_after = None if after is None else parse_time(after, "after")
+    created_before = None if before is None else parse_time(before, "before")
+    if created_after is not None and created_before is not None and created_after >= created_before:
+        raise InvalidArgumentError("after", "must be earlier than --before")
     with open_pool(database_url) as pool:
         bus = CommandBus(pool)
         chosen = None if domain is None else known_domain(pool, domain)
@@ -84,8 +93,8 @@ def find(
                 correlation_id=correlation_id,
                 batch_id=batch_id,
                 failure_key=group,
-                created_after=_aware(after),
-                created_before=_aware(before),
+                created_after=created_after,
+                created_before=created_before,
                 start=start,
                 limit=limit - len(found),
             )
@@ -99,7 +108,3 @@ def find(
         print_json(found)
     else:
         print_rows([row_of(command) for command in found], _FOUND)
-
-
-def _aware(time: datetime | None) -> datetime | None:
-    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time

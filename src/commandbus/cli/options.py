@@ -2,9 +2,10 @@
 
 import getpass
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from commandbus.cli.output import note
 from commandbus.embedded import EmbeddedServer, default_data_directory
 from commandbus.errors import InvalidArgumentError, QueueNotFoundError
-from commandbus.payload import check_domain
+from commandbus.payload import check_domain, check_operator, check_reason, parse_json
 from commandbus.sync.pool import CommandBusPool
 from commandbus.sync.repositories import PostgresMaintenance
 
@@ -35,10 +36,13 @@ BatchId = Annotated[UUID, typer.Argument(help="The batch's id.", metavar="BATCH_
 Operator = Annotated[
     str | None,
     typer.Option(
-        envvar="COMMANDBUS_OPERATOR", help="Who decides, for the audit trail; by default your login.", metavar="NAME"
+        envvar="COMMANDBUS_OPERATOR",
+        help="Who decides, for the audit trail; by default your login.",
+        metavar="NAME",
+        callback=check_operator,
     ),
 ]
-Reason = Annotated[str | None, typer.Option(help="Why, for the audit trail.", metavar="TEXT")]
+Reason = Annotated[str | None, typer.Option(help="Why, for the audit trail.", metavar="TEXT", callback=check_reason)]
 Registry = Annotated[
     str | None,
     typer.Option("--handlers", help="The handlers, whose model the data must fit.", metavar="MODULE:REGISTRY"),
@@ -86,6 +90,21 @@ def resolve_url(given: str | None) -> str:
         )
     note(f"using the embedded server in {server.data_directory}")
     return url
+
+
+def read_data(text: str) -> dict[str, Any]:
+    """Return the data of a command, from JSON; "-" reads stdin.
+
+    Raises:
+        InvalidArgumentError: it is empty, no JSON, or no object.
+    """
+    given = sys.stdin.buffer.read() if text == "-" else text
+    if not given.strip():  # a shell variable that is not set, a file that was not written
+        raise InvalidArgumentError("data", "is empty; write {} for no data")
+    data = parse_json(given, "data")
+    if not isinstance(data, dict):
+        raise InvalidArgumentError("data", "must be a JSON object")
+    return data
 
 
 def known_domain(pool: CommandBusPool, domain: str) -> str:

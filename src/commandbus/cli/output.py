@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,6 +17,16 @@ from commandbus._words import counted as counted
 _WIDEST = 10_000  # columns where nobody looks at a screen: nothing is wrapped or cut
 
 Row = Mapping[str, Any]
+
+
+def open_closed_streams() -> None:
+    """Let a stream that this process was started without, as by ``>&-``, be /dev/null.
+
+    Otherwise a connection would get its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  (it stays open)
 
 
 def results() -> Console:
@@ -79,7 +90,11 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str] | None = None) -> Non
         table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=is_id)
     for row in rows:
         table.add_row(*(Text(_cell(row[column])) for column in columns))
-    results().print(table)
+    console = results()
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():  # without the blanks that fill the last column
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def print_facts(facts: Row) -> None:

@@ -9,6 +9,8 @@ from commandbus.errors import MigrationError
 from commandbus.migrate.roles import Role, RoleNames, callers
 
 BAD_INPUT = 2
+_WHO_MIGRATES = "the role that migrated before, which owns the history, or as a superuser"
+_WHO_OWNS = "a role that may do this, or as a superuser"
 
 
 class Problem(Exception):  # noqa: N818  (its text is a sentence for the user, not a fault of the program)
@@ -35,7 +37,7 @@ def describe(error: Exception) -> dict[str, object]:
     if isinstance(error, InsufficientPrivilege):
         message += f"; {_who_may(message)}"
     if isinstance(error, MigrationError) and error.sqlstate == InsufficientPrivilege.sqlstate:
-        message += "; connect as the owner of the schema, or as a superuser"
+        message += f"; connect as {_WHO_MIGRATES if 'flyway_schema_history' in message else _WHO_OWNS}"
     return {"type": type(error).__name__, "message": message}
 
 

@@ -20,6 +20,8 @@ from commandbus.sync.repositories import PgmqClient
 
 app = typer.Typer(help="The queues of domains.", no_args_is_help=True, rich_markup_mode=None)
 
+_PAUSE = ("paused_at", "paused_by")
+
 
 @app.command(epilog=examples("queue create payments"))
 def create(domain: Domain, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
@@ -50,6 +52,8 @@ def stats(domain: AnyDomain = None, database_url: DatabaseUrl = None, as_json: A
         queues = PgmqClient(pool)
         domains = [domain] if domain else queues.list_domains()
         rows = [{"domain": name} | row_of(queues.metrics(name)) for name in domains]
+        held = {one.domain: one for one in Operations(pool).overview(domain)}
+    rows = [row | {name: getattr(held.get(row["domain"]), name, None) for name in _PAUSE} for row in rows]
     if as_json:
         print_json(rows)
     else:

@@ -19,7 +19,7 @@ from commandbus.cli.options import (
     login,
     open_pool,
 )
-from commandbus.cli.output import print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
 from commandbus.errors import InvalidOperationError
 from commandbus.models import RedriveStatus
 from commandbus.sync.redrives import Redrives
@@ -62,7 +62,8 @@ def start(
 ) -> None:
     """Select what waits in a domain now; its workers queue it again, longest waiting first."""
     with open_pool(database_url) as pool:
-        redrive_id = Redrives(pool).start(
+        redrives = Redrives(pool)
+        redrive_id = redrives.start(
             domain,
             rate=rate,
             failure_key=group,
@@ -71,6 +72,9 @@ def start(
             reason=reason,
             limit=limit,
         )
+        others = [one for one in redrives.list(domain) if one.finished_at is None and one.redrive_id != redrive_id]
+    for other in others:
+        note(f"redrive {other.redrive_id} of {domain} is {other.status} too: their rates add up")
     if as_json:
         print_json({"redrive_id": redrive_id})
     else:

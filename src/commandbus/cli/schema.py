@@ -30,9 +30,11 @@ def verify(
         print_json({"ok": not differences, "differences": differences})
     for difference in () if as_json else differences:
         typer.echo(printable(str(difference)))
-    note(counted(len(differences), "difference") if differences else "the database is as the migrations make it")
     if differences:
+        note(counted(len(differences), "difference"))
         raise typer.Exit(1)
+    if not as_json:
+        typer.echo("the database is as the migrations make it")
 
 
 def _role(purpose: str) -> object:

@@ -3,17 +3,17 @@
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 from uuid import UUID, uuid4
 
 import typer
 from rich.progress import Progress
 
-from commandbus.cli.lines import BadLine, Checked, Defaults, check_lines, good_requests, open_twice, parse_json
-from commandbus.cli.options import AsJson, DatabaseUrl, Domain, examples, open_pool
+from commandbus.cli.lines import BadLine, Checked, Defaults, check_lines, good_requests, open_twice
+from commandbus.cli.options import AsJson, DatabaseUrl, Domain, examples, open_pool, read_data
 from commandbus.cli.output import counted, note, notes, print_json
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
-from commandbus.errors import CommandBusError, DatabaseUnavailableError, InvalidArgumentError, ReplyTimeoutError
+from commandbus.errors import CommandBusError, DatabaseUnavailableError, ReplyTimeoutError
 from commandbus.models import CommandMetadata, CommandStatus, SendRequest
 from commandbus.payload import check_count, check_domain, check_reply_queue
 from commandbus.retry import MAX_ATTEMPTS
@@ -69,7 +69,7 @@ def send(
             check_domain(domain),
             command_type,
             command_id or uuid4(),
-            {} if data is None else _data(data),
+            {} if data is None else read_data(data),
             correlation_id,
             reply_to,
             max_attempts,
@@ -109,7 +109,7 @@ def call(
     _as_json: AsJson = False,
 ) -> None:
     """Send a command, wait for its reply, and print what its handler returned, as JSON."""
-    value = _data(data)
+    value = read_data(data)
     command_id = uuid4()
     with open_pool(database_url) as pool:
         bus = CommandBus(pool)
@@ -140,16 +140,6 @@ def _unanswered(error: ReplyTimeoutError, command: CommandMetadata | None) -> Ex
         error_code=command.last_error_code,
         error_message=command.last_error_msg,
     )
-
-
-def _data(text: str) -> dict[str, Any]:
-    given = sys.stdin.buffer.read() if text == "-" else text
-    if not given.strip():  # a shell variable that is not set, a file that was not written
-        raise InvalidArgumentError("data", "is empty; write {} for no data")
-    data = parse_json(given, "data")
-    if not isinstance(data, dict):
-        raise InvalidArgumentError("data", "must be a JSON object")
-    return data
 
 
 def _send_one(request: SendRequest, idempotent: bool, database_url: str | None, as_json: bool) -> None:

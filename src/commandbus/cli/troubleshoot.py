@@ -23,12 +23,14 @@ from commandbus.cli.options import (
     known_domain,
     login,
     open_pool,
+    read_data,
 )
 from commandbus.cli.output import counted, note, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
-from commandbus.errors import CommandNotFoundError, InvalidArgumentError, InvalidOperationError
+from commandbus.cli.waiting import list_waiting
+from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import CommandStatus
-from commandbus.payload import parse_json
+from commandbus.payload import check_reason, parse_json
 from commandbus.sync.bus import CommandBus
 from commandbus.sync.repositories import PostgresPayloadArchive
 from commandbus.sync.repositories.command import Verdict
@@ -73,12 +75,8 @@ def list_(
 ) -> None:
     """List the commands that wait, longest waiting first."""
     with open_pool(database_url) as pool:
-        tsq = TroubleshootingQueue(pool)
-        if domain is None:
-            items = tsq.list_all_troubleshooting(command_type, limit, offset)
-        else:
-            items = tsq.list_troubleshooting(known_domain(pool, domain), command_type, limit, offset)
-    rows = [row_of(item, without=() if payload else ("payload",)) for item in items]
+        chosen = None if domain is None else known_domain(pool, domain)
+        rows = list_waiting(pool, chosen, command_type, limit, offset, with_payload=payload)
     if len(rows) == limit:
         note(f"the first {limit:,}: there may be more, see --limit and --offset")
     if as_json:
@@ -139,7 +137,9 @@ def groups(
 def edit(
     domain: Domain,
     command_id: CommandId,
-    data: Annotated[str, typer.Argument(help="The JSON object to take the place of what was sent.", metavar="JSON")],
+    data: Annotated[
+        str, typer.Argument(help="The JSON object to take the place of what was sent; - for stdin.", metavar="JSON")
+    ],
     reason: Reason = None,
     handlers: Registry = None,
     operator: Operator = None,
@@ -147,9 +147,7 @@ def edit(
     as_json: AsJson = False,
 ) -> None:
     """Queue a command again with other data; the audit keeps both versions."""
-    value = parse_json(data, "data")
-    if not isinstance(value, dict):
-        raise InvalidArgumentError("data", "must be a JSON object")
+    value = read_data(data)
     registry = None if handlers is None else load_registry(handlers, domain)
     with open_pool(database_url) as pool:
         msg_id = TroubleshootingQueue(pool).edit_and_retry(
@@ -187,7 +185,7 @@ def retry(
 def cancel(
     domain: Domain,
     command_ids: CommandIds = None,
-    reason: Annotated[str, typer.Option(help="Why; the sender is told.", metavar="TEXT")] = ...,  # type: ignore[assignment]  # typer: required
+    reason: Annotated[str, typer.Option(help="Why; the sender is told.", metavar="TEXT", callback=check_reason)] = ...,  # type: ignore[assignment]  # typer: required
     all_: All = False,
     command_type: CommandType = None,
     group: Group = None,
@@ -262,6 +260,8 @@ class _Choice:
         if not self._yes and not sys.stdin.isatty():
             raise Problem(f"{'--group' if self._group else '--all'} needs --yes where nobody can be asked", BAD_INPUT)
         found = tsq.list_command_ids(self.domain, self._command_type, failure_key=self._group)
+        if self._group and not found:
+            raise Problem(f"no commands of group {self._group} wait in {self.domain}")
         if found and not self._yes:
             kind = f"group {self._group}" if self._group else self._command_type or "all types"
             if not typer.confirm(f"{verb} {counted(len(found), 'command')} of {self.domain} ({kind})?", err=True):

@@ -11,7 +11,7 @@ A field that is empty or missing is None unless it is required. Rules are those 
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -30,15 +30,14 @@ from commandbus.payload import (
     check_text,
     check_uuid,
     parse_json,
+    parse_time,
 )
 
 T = TypeVar("T")
 S = TypeVar("S", bound=StrEnum)
 
-_AGO = re.compile(r"(\d{1,6})\s*([smhdw])")
 _OFTEN = frozenset({"command", "group"})
 _JSON = frozenset({"data", "result"})
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _INTEGER = re.compile(r"-?\d{1,19}")
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _CHECKED = frozenset({"on", "1", "true", "yes"})
@@ -178,24 +177,6 @@ def posted() -> Form:
 def _text_of(name: str, value: Any) -> str:  # noqa: ANN401  (any JSON)
     """Return a value as it would stand in a form; what is JSON there too, as JSON."""
     return value if isinstance(value, str) and name not in _JSON else json.dumps(value)
-
-
-def parse_time(text: str, field: str) -> datetime:
-    """Return the time that a text means; see `Form.time`.
-
-    Raises:
-        InvalidArgumentError: it means none.
-    """
-    ago = _AGO.fullmatch(text)
-    try:
-        if ago:
-            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
-        found = datetime.fromisoformat(text)
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError(
-            field, "must be a time such as 2030-01-31T12:00 (UTC), or how long ago, such as 15m, 2h or 7d"
-        ) from None
 
 
 def _integer(text: str, field: str, low: int, high: int) -> int:

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 from psycopg import sql
 
-from commandbus.doctor.check import Check, ok, warning
+from commandbus.doctor.check import Check, ok, problem, warning
+from commandbus.errors import DatabaseUnavailableError
 from commandbus.sync.pool import CommandBusPool
 
 _PATIENCE = 5.0  # seconds for a notification
@@ -35,7 +36,12 @@ def _check_delivery(pool: CommandBusPool) -> Check:
     if not pool.can_listen:
         return ok("LISTEN", pool.restrictions["LISTEN"])
     channel = f"commandbus:doctor-{uuid4()}"
-    with closing(pool.listen_connection()) as listener:
+    try:
+        connection = pool.listen_connection()
+    except DatabaseUnavailableError as error:
+        variable = "COMMANDBUS_LISTEN_DATABASE_URL" if pool.settings.listen_database_url else "COMMANDBUS_DATABASE_URL"
+        return problem("LISTEN", f"{variable}: {error}", f"correct {variable}: until then workers poll only")
+    with closing(connection) as listener:
         listener.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
         started = time.monotonic()
         with pool.connection() as connection:

@@ -9,7 +9,8 @@ from psycopg.rows import TupleRow
 
 from commandbus._words import counted
 from commandbus.doctor.check import Check, ok, problem, warning
-from commandbus.migrate import roles_of, verify
+from commandbus.migrate import SCHEMA_VERSION, roles_of, verify
+from commandbus.migrate.history import has_history
 from commandbus.migrate.rights import KINDS
 from commandbus.sync.pool import CommandBusPool
 
@@ -36,6 +37,7 @@ def check_server(pool: CommandBusPool, url: str) -> Iterator[Check]:
         if name != "LISTEN":  # has a check of its own
             yield ok(name, instead)
     yield _check_isolation(server.isolation, url)
+    yield from _check_strings(url)
     with pool.connection() as connection:
         yield judge_clock(min(_look_at_clock(connection) for _ in range(_LOOKS_AT_THE_CLOCK)))
 
@@ -52,6 +54,15 @@ def _check_isolation(of_pool: str, url: str) -> Check:
         found = f"commandbus uses read committed, but the default is {default}: other pools will fail under load"
         return warning("isolation", found, run, pool=of_pool, default=default)
     return ok("isolation", "read committed", pool=of_pool, default=default)
+
+
+def _check_strings(url: str) -> Iterator[Check]:
+    """PGMQ's functions are read anew in each session, by its own settings."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        ((setting,),) = connection.execute("select pg_catalog.current_setting('standard_conforming_strings')")
+    if setting != "on":
+        run = "alter role or alter database ... set standard_conforming_strings = on"
+        yield warning("strings", "standard_conforming_strings is off: functions of PGMQ will fail", run)
 
 
 def _look_at_clock(connection: Connection[TupleRow]) -> tuple[float, float]:
@@ -84,6 +95,9 @@ def check_schema(pool: CommandBusPool, url: str) -> Iterator[Check]:
         ((version,),) = connection.execute("select commandbus.schema_version()").fetchall()
     pgmq = pool.server.pgmq_version or "1.10 or newer, installed without the extension"
     yield ok("versions", f"schema {version}, PGMQ {pgmq}", schema=version, pgmq=pool.server.pgmq_version)
+    if not has_history(url):
+        found = "public.flyway_schema_history is gone, so that nothing can be migrated"
+        yield warning("history", found, f"commandbus migrate baseline --version {SCHEMA_VERSION}")
     differences = verify(url)
     lines = list(map(str, differences))
     told = "; ".join(lines[:_FEWEST_LINES]) + (" ..." if len(lines) > _FEWEST_LINES else "")

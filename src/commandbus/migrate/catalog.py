@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from commandbus.migrate.connection import select
+from commandbus.migrate.connection import SETTINGS, select
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -260,6 +260,8 @@ def reading(connection: Connection[Any]) -> Iterator[None]:
         connection.execute("set transaction isolation level repeatable read, read only")
         connection.execute("set local lock_timeout = '5s'")
         connection.execute("set local search_path = pg_catalog, pg_temp")
+        for statement in SETTINGS:
+            connection.execute(statement)
         yield
 
 

@@ -36,15 +36,26 @@ def _java_hash(text: str) -> int:
 LOCK_KEY = int.from_bytes(b"Flyway", "big") + _java_hash('"public"."flyway_schema_history"')
 
 
-# What each transaction of a migration begins with. READ COMMITTED lets it see what the holder of the lock before it
-# committed; the lock ends with the transaction, so that it works through a transaction pooler too. Strings end for the
-# server where they end for `statements`.
-OPENING: tuple[LiteralString, ...] = (
-    "set transaction isolation level read committed, read write",
-    "set local lock_timeout = 0",
-    "set local statement_timeout = 0",
+# What a database or role may have set otherwise, and what changes how SQL is read and how catalogs are printed.
+SETTINGS: tuple[LiteralString, ...] = (
     "set local client_encoding = 'UTF8'",
     "set local standard_conforming_strings = on",
+    "set local quote_all_identifiers = off",
+    "set local intervalstyle = 'postgres'",
+    "set local datestyle = 'ISO, MDY'",
+    "set local bytea_output = 'hex'",
+    "set local extra_float_digits = 1",
+)
+
+# What each transaction of a migration begins with. READ COMMITTED lets it see what the holder of the lock before it
+# committed; the lock ends with the transaction, so that it works through a transaction pooler too. Strings end for the
+# server where they end for `statements`. Whoever sets a database to read only wants it as it is, so that no "read
+# write" is here.
+OPENING: tuple[LiteralString, ...] = (
+    "set transaction isolation level read committed",
+    "set local lock_timeout = 0",
+    "set local statement_timeout = 0",
+    *SETTINGS,
 )
 LOCK: LiteralString = "select pg_catalog.pg_advisory_xact_lock(%s)"
 
@@ -71,13 +82,17 @@ def connected(url_or_connection: str | psycopg.Connection[Any]) -> Iterator[psyc
 
 
 @contextlib.contextmanager
-def locked_transaction(connection: psycopg.Connection[Any]) -> Iterator[None]:
+def locked_transaction(connection: psycopg.Connection[Any], *, changes: bool = True) -> Iterator[None]:
     """Run the block in one transaction, alone among all who migrate this database.
 
     The session's settings are the same afterwards.
 
+    Args:
+        connection: in autocommit mode.
+        changes: False for a block that only looks.
+
     Raises:
-        ReadOnlyServerError: the server is a replica.
+        ReadOnlyServerError: the server is a replica, or read-only for this role.
     """
     ((is_replica,),) = select(connection, "select pg_catalog.pg_is_in_recovery()")
     if is_replica:
@@ -85,6 +100,8 @@ def locked_transaction(connection: psycopg.Connection[Any]) -> Iterator[None]:
     with connection.transaction():
         for statement in OPENING:
             connection.execute(statement)
+        if changes:
+            _check_writable(connection)
         path = search_path(connection)
         connection.execute(LOCK, (LOCK_KEY,))
         yield
@@ -100,6 +117,17 @@ def select(
     """Return the rows of a query as tuples, whatever row factory the connection has."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         return cursor.execute(statement, parameters).fetchall()
+
+
+def has_tables(connection: psycopg.Connection[Any]) -> bool:
+    """Say whether there is a schema ``commandbus`` with tables in it."""
+    return bool(
+        select(
+            connection,
+            "select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+            " where n.nspname = 'commandbus' and c.relname = 'command'",
+        )
+    )
 
 
 @contextlib.contextmanager
@@ -138,6 +166,16 @@ def search_path(connection: psycopg.Connection[Any]) -> str:
     return str(path)
 
 
+def _check_writable(connection: psycopg.Connection[Any]) -> None:
+    ((is_read_only, role),) = select(
+        connection, "select pg_catalog.current_setting('transaction_read_only')::boolean, current_user::text"
+    )
+    if is_read_only:
+        raise ReadOnlyServerError(
+            f'transactions of role "{role}" are read-only: default_transaction_read_only must be off'
+        )
+
+
 def _check_idle(connection: psycopg.Connection[Any]) -> None:
     idle = connection.info.transaction_status == TransactionStatus.IDLE
     if not connection.autocommit or not idle:
@@ -145,6 +183,10 @@ def _check_idle(connection: psycopg.Connection[Any]) -> None:
 
 
 def _connect(url: str) -> psycopg.Connection[Any]:
+    if not url.strip():  # as where a script's variable is not set
+        raise InvalidArgumentError(
+            "database_url", 'is empty: give a URL ("postgresql://" takes all of it from libpq\'s PG* variables)'
+        )
     parameters = parse_url(url, "database_url")
     defaults = {"application_name": "commandbus migrate", "connect_timeout": 10}
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commandbus.errors import MigrationError
+from commandbus.errors import InvalidArgumentError, MigrationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "001"
 """The highest packaged version this code needs."""
 
+CORE_SCRIPT = "V001__commandbus_schema.sql"
+"""The packaged file that makes schema ``commandbus``."""
+
 _FILE_NAME = re.compile(r"(?:V(?P<version>[0-9]+(?:[._][0-9]+)*)|R)__(?P<description>.+)\.sql")
+_CONFIGURATION = ".conf"
 _CALLBACK = re.compile(r"(?:before|after)[A-Z][A-Za-z]*(?:__.*)?\.sql")
 # Whatever somebody may have meant as a migration, or Flyway would run: never passed over in silence.
-_LOOKS_LIKE_ONE = re.compile(rf"(?i:[VUB][0-9._].*|[VR].*__.*|R_.*)\.(?i:sql)|{_CALLBACK.pattern}")
+_LOOKS_LIKE_ONE = re.compile(
+    rf"((?i:[VUB][0-9._].*|[VR].*__.*|R_.*)\.(?i:sql)|{_CALLBACK.pattern})(?:{re.escape(_CONFIGURATION)})?", re.DOTALL
+)
 _NEVER_APPLIED = {"U": "an undo migration", "B": "a baseline migration"}
 LONGEST_VERSION = 50  # characters, the widths of the history's columns
 LONGEST_DESCRIPTION = 200
@@ -120,6 +126,7 @@ def discover(directories: Path | str | Iterable[Path | str] | None = None) -> li
         directories: one directory or several; by default `packaged_directory`.
 
     Raises:
+        InvalidArgumentError: a directory's name is empty.
         MigrationError: a directory or file cannot be read, there is no migration, one has a malformed name or is of
             a kind that is never applied (undo, baseline), or two files have the same version or description.
     """
@@ -127,6 +134,9 @@ def discover(directories: Path | str | Iterable[Path | str] | None = None) -> li
         directories = packaged_directory()
     if isinstance(directories, (str, Path)):
         directories = [directories]
+    directories = list(directories)
+    if "" in directories:  # which would be the current one
+        raise InvalidArgumentError("directory", "is empty: name one, or leave it out for the library's own files")
     found: dict[Key, Migration] = {}
     for directory in map(Path, directories):
         for migration in _read_directory(directory):
@@ -164,6 +174,10 @@ def read_migration(path: Path, directory: Path) -> Migration:
         MigrationError: its name is malformed or too long, it is no regular file or cannot be read as UTF-8 without
             NUL, or Flyway would treat it in a way that this runner does not.
     """
+    try:
+        str(path.relative_to(directory)).encode()
+    except UnicodeEncodeError:
+        raise MigrationError(f"{_shown(path)}: the name is not UTF-8") from None
     name = _FILE_NAME.fullmatch(path.name)
     if name is None:
         raise MigrationError(_not_a_migration(path))
@@ -174,8 +188,6 @@ def read_migration(path: Path, directory: Path) -> Migration:
         raise MigrationError(
             f"{path}: a version has at most {LONGEST_VERSION} characters, a description {LONGEST_DESCRIPTION}"
         )
-    if path.with_name(f"{path.name}.conf").exists():
-        raise MigrationError(f"{path}.conf is a script configuration file of Flyway, which this runner cannot follow")
     text = _read(path)
     return Migration(version, description, script, path, checksum(text), text)
 
@@ -196,11 +208,18 @@ def _read(path: Path) -> str:
     return text
 
 
+def _shown(path: Path) -> str:
+    """Return the path as one line, whatever a file may be called."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
 def _not_a_migration(path: Path) -> str:
+    if path.suffix == _CONFIGURATION:
+        return f"{_shown(path)} is a script configuration file of Flyway, which this runner cannot follow"
     kind = "a callback of Flyway" if _CALLBACK.fullmatch(path.name) else _NEVER_APPLIED.get(path.name[0])
     if kind is not None:
-        return f"{path} is {kind}, which commandbus does not run: move it to another directory"
+        return f"{_shown(path)} is {kind}, which commandbus does not run: move it to another directory"
     return (
-        f"{path} is not named V<version>__<description>.sql or R__<description>.sql,"
+        f"{_shown(path)} is not named V<version>__<description>.sql or R__<description>.sql,"
         " such as V001__tables.sql or R__views.sql"
     )

@@ -64,7 +64,7 @@ def grant(
         NotMigratedError: there is no schema ``commandbus``.
         MigrationError: a statement was refused, or had to wait for too long; nothing was changed.
     """
-    with connected(url_or_connection) as connection, locked_transaction(connection):
+    with connected(url_or_connection) as connection, locked_transaction(connection, changes=not dry_run):
         connection.execute("set local search_path = pg_catalog, pg_temp")
         connection.execute("select pg_catalog.set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
         if not select(connection, "select from pg_catalog.pg_namespace where nspname = 'commandbus'"):

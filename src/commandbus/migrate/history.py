@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from commandbus.migrate.connection import select
+from commandbus.migrate.connection import connected, select
 from commandbus.migrate.files import Key, Migration, is_e2e, key_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Entry:
         version: as written there; None for repeatable migrations.
         type: "SQL", "BASELINE", "DELETE", or what else Flyway knows.
         checksum: None where Flyway has none.
-        installed_on: server's local time, without zone, as Flyway stores it.
+        installed_on: UTC. The table has the server's local time without a zone, as Flyway stores it.
         execution_time: milliseconds.
     """
 
@@ -134,6 +135,22 @@ def exists(connection: Connection[Any]) -> bool:
     return bool(found)
 
 
+def has_history(url: str) -> bool:
+    """Say whether a database has the table; any role may ask.
+
+    Raises:
+        DatabaseUnavailableError, MigrationError: the catalogs cannot be read.
+    """
+    with connected(url) as connection:
+        return bool(
+            select(
+                connection,
+                "select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+                " where n.nspname = 'public' and c.relname = 'flyway_schema_history'",
+            )
+        )
+
+
 def create(connection: Connection[Any]) -> None:
     """Make the table as Flyway makes it, when it is missing."""
     if not exists(connection):
@@ -147,10 +164,12 @@ def read(connection: Connection[Any]) -> History:
     # A row of type SCHEMA tells of a schema that Flyway made, not of a migration.
     rows = select(
         connection,
-        "select installed_rank, version, description, type, script, checksum, installed_on, execution_time, success"
+        "select installed_rank, version, description, type, script, checksum,"
+        " installed_on::timestamptz at time zone 'UTC', execution_time, success"
         " from public.flyway_schema_history where type <> 'SCHEMA' order by installed_rank",
     )
-    return history_of(Entry(*row) for row in rows)
+    in_utc = ((*row[:6], row[6].replace(tzinfo=UTC), *row[7:]) for row in rows)
+    return history_of(Entry(*row) for row in in_utc)
 
 
 def last_rank(connection: Connection[Any]) -> int | None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from commandbus.errors import InvalidArgumentError, MigrationError
 from commandbus.migrate import history
-from commandbus.migrate.connection import connected, locked_transaction, select, translated
-from commandbus.migrate.files import Migration, discover, version_order
+from commandbus.migrate.connection import connected, has_tables, locked_transaction, select, translated
+from commandbus.migrate.files import CORE_SCRIPT, SCHEMA_VERSION, Migration, discover, version_order
 from commandbus.migrate.pgmq_install import ensure_pgmq, needed_pgmq
 from commandbus.migrate.placeholders import NO_PLACEHOLDERS, Placeholders
 from commandbus.migrate.script import psql_script
@@ -210,8 +210,14 @@ def _wanted(files: list[Migration], target: str | None, with_e2e: bool) -> list[
 
 
 def _pending(connection: Connection[Any], files: list[Migration], wanted: list[Migration]) -> list[Migration]:
+    is_made = has_tables(connection)  # before the history is read: both come with one commit, perhaps now
     past = history.read(connection)
     _check(files, past)
+    if is_made and not past.entries and any(migration.script == CORE_SCRIPT for migration in wanted):
+        raise MigrationError(
+            "schema commandbus is there, but its history, public.flyway_schema_history, is not:"
+            f' run "commandbus migrate baseline --version {SCHEMA_VERSION}", once "commandbus verify" is content'
+        )
     return [migration for migration in wanted if not past.covers(migration)]
 
 

@@ -16,9 +16,22 @@ if TYPE_CHECKING:
     from commandbus.migrate.files import Migration
     from commandbus.migrate.pgmq_install import PgmqSql
 
-_BEGIN = "".join(
-    f"{statement};\n" for statement in ("begin", *OPENING, f"select pg_catalog.pg_advisory_xact_lock({LOCK_KEY})")
-)
+_LOCK = f"do 'begin perform pg_catalog.pg_advisory_xact_lock({LOCK_KEY}); end'"  # select would print a row
+_BEGIN = "".join(f"{statement};\n" for statement in ("begin", *OPENING, _LOCK))
+# For people who run a script late, or twice.
+_CHECK = """\
+do $check$
+declare
+    v_rank int;  -- of the last row; null where there is no history
+begin
+    if pg_catalog.to_regclass('public.flyway_schema_history') is not null then
+        select coalesce(max(installed_rank), 0) into v_rank from public.flyway_schema_history;
+    end if;
+    if v_rank is distinct from {rank} then
+        raise exception 'the history is not as it was when this script was printed: print it again';
+    end if;
+end $check$;
+"""
 # Written first, and with its rank: where somebody migrated meanwhile, the file is refused before it begins.
 _RECORD = sql.SQL(
     "insert into public.flyway_schema_history\n"
@@ -50,7 +63,8 @@ def psql_script(
     head = f"-- commandbus: what is pending in database {database!r}.\n"
     if not migrations:
         return f"{head}-- Nothing is.\n"
-    parts = [f"{head}\\set ON_ERROR_STOP on\n"]
+    check = _CHECK.format(rank="null" if last_rank is None else last_rank)
+    parts = [f"{head}\\set ON_ERROR_STOP on\n{check}"]
     if last_rank is None or pgmq is not None:
         parts.append(_preparation(pgmq))
     parts += [_one_file(*each, rank) for rank, each in enumerate(migrations, (last_rank or 0) + 1)]

@@ -39,7 +39,7 @@ class MigrationInfo:
         version: None for a repeatable migration.
         type: "SQL", or what the history says, such as "BASELINE".
         checksum: of the file, or of the history where there is no file.
-        installed_on: server's local time without zone; None while not applied.
+        installed_on: UTC; None while not applied.
         execution_time: milliseconds; None while not applied.
     """
 
@@ -163,11 +163,17 @@ def _is_newer(entry: Entry, files: Sequence[Migration]) -> bool:
     return isinstance(entry.key, tuple) and entry.key > newest
 
 
+_MEND = 'put it back, or run "commandbus migrate repair" to forget it'
+
+
 def _unknown(entry: Entry, files: Sequence[Migration]) -> str:
     versions = [migration.version for migration in files if migration.version is not None] or ["none"]
     supported = f"versions {versions[0]} to {versions[-1]} are supported"
     if entry.version is None:
-        return f"the database has {entry.script}, which has no file"
+        return f"the database has {entry.script}, which has no file: {_MEND}"
     if _is_newer(entry, files):
-        return f"the database is newer than this installation: it has version {entry.version}, {supported}"
-    return f"the database has version {entry.version} ({entry.script}), which has no file: {supported}"
+        return (
+            f"the database is newer than this installation: it has version {entry.version}, {supported}:"
+            " update commandbus, or put the file back"
+        )
+    return f"the database has version {entry.version} ({entry.script}), which has no file, {supported}: {_MEND}"

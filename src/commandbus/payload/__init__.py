@@ -13,6 +13,7 @@ from commandbus.payload.arguments import (
     check_one_of,
     check_operator,
     check_queue,
+    check_rate,
     check_reason,
     check_reply_queue,
     check_text,
@@ -29,7 +30,8 @@ from commandbus.payload.json_text import (
     encode_value,
     parse_json,
 )
-from commandbus.payload.texts import MAX_ERROR_LENGTH, clean_text, describe_validation_error
+from commandbus.payload.texts import MAX_ERROR_LENGTH, clean_text, describe_validation_error, in_our_words
+from commandbus.payload.times import parse_time
 
 __all__ = [
     "MAX_COMMAND_TYPE_LENGTH",
@@ -45,6 +47,7 @@ __all__ = [
     "check_one_of",
     "check_operator",
     "check_queue",
+    "check_rate",
     "check_reason",
     "check_reply_queue",
     "check_text",
@@ -56,5 +59,7 @@ __all__ = [
     "describe_validation_error",
     "encode",
     "encode_value",
+    "in_our_words",
     "parse_json",
+    "parse_time",
 ]

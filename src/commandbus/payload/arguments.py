@@ -150,9 +150,22 @@ def check_timeout(value: object, field: str = "timeout", low: float = 0, high: f
     Raises:
         InvalidArgumentError: it is not.
     """
+    return _check_number(value, field, "seconds", low, high)
+
+
+def check_rate(value: object, field: str = "rate", low: float = 0.001, high: float = 10_000) -> float:
+    """Return *value* when it is a number of commands per second from *low* to *high*; a bool or NaN is none.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    return _check_number(value, field, "commands per second", low, high)
+
+
+def _check_number(value: object, field: str, unit: str, low: float, high: float) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
         return value
-    raise InvalidArgumentError(field, f"must be a number of seconds from {low:,} to {high:,}")
+    raise InvalidArgumentError(field, f"must be a number of {unit} from {low:,} to {high:,}")
 
 
 def check_aware(value: object, field: str) -> datetime:

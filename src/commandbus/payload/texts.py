@@ -26,6 +26,13 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel] | N
     return "; ".join(f"{_place(p['loc'], known)}: {p['type']}" for p in problems)
 
 
+def in_our_words(finding: str) -> str:
+    """Return what pydantic says of a value, as our own errors say it: "must be a valid integer"."""
+    said = finding.removeprefix("Value error, ")
+    said = re.sub(r"^(?:Input|String|Value) should ", "must ", said)
+    return re.sub(r"^(must be a valid \w+), .*", r"\1", said)
+
+
 def _place(location: tuple[int | str, ...], known: set[str | None]) -> str:
     """Return the location of a problem without the names that only the data knows."""
     first, *rest = [str(part) if isinstance(part, int) or part in known else "[key]" for part in location] or ["data"]

@@ -14,8 +14,8 @@ from commandbus.payload import (
     check_domain,
     check_items,
     check_operator,
+    check_rate,
     check_reason,
-    check_timeout,
     check_uuid,
 )
 from commandbus.sync.repositories import PostgresRedrives
@@ -78,7 +78,7 @@ class Redrives:
             check_domain(domain),
             command_ids,
             None if failure_key is None else check_uuid(failure_key, "failure_key"),
-            rate=check_timeout(rate, "rate", 0.001, 10_000),
+            rate=check_rate(rate),
             stop_after=None if stop_after is None else check_count(stop_after, "stop_after", 1, MAX_COMMANDS),
             operator=check_operator(operator),
             reason=check_reason(reason),
