@@ -851,6 +851,7 @@ create function commandbus._write_sender(p_domain text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
 declare
     v_statement text;
@@ -1231,6 +1232,7 @@ create function commandbus._write_reader(p_domain text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
 declare
     v_statement text;

@@ -233,6 +233,13 @@ def test_a_domain_named_like_our_own_words_is_no_difference(url: str) -> None:
     assert lines(url) == []
 
 
+def test_a_domain_made_where_all_identifiers_are_quoted_is_no_difference(url: str) -> None:
+    with open_bus(url) as bus:
+        bus.run("set quote_all_identifiers = on")
+        bus.create_domain("quoted")
+    assert lines(url) == []
+
+
 def test_a_queue_of_somebody_elses_that_is_called_like_a_domains_is_no_difference(url: str) -> None:
     run(url, "select pgmq.create('billing__commands')", "select pgmq.create('crm__replies')")
     run(url, "grant select on pgmq.q_billing__commands, pgmq.q_crm__replies to public")
