@@ -244,6 +244,7 @@ create table commandbus.redrive (
     created_at    timestamptz not null default clock_timestamp(),
     stepped_at    timestamptz not null default clock_timestamp(), -- until when the rate has been used up
     looked_at     timestamptz not null default clock_timestamp(), -- until when failures have been looked for
+    turn_at       timestamptz not null default clock_timestamp(), -- of the last step
     finished_at   timestamptz,
     constraint redrive_pk primary key (redrive_id),
     constraint redrive_status_ck check (status in ('RUNNING', 'PAUSED', 'STOPPED', 'COMPLETED')),
@@ -3087,7 +3088,7 @@ as $$
 $$;
 
 -- commandbus._depth: how many messages a queue's table holds; counted up to p_most, beyond that the server's estimate.
-create function commandbus._depth(p_table text, p_most int default 100000)
+create function commandbus._depth(p_table text, p_most int default 10000)
 returns bigint
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -3192,7 +3193,7 @@ end $$;
 
 -- commandbus.overview: one row per domain: what waits, runs and needs somebody.
 --
--- Counts of messages are exact up to 100,000. A worker counts that was heard of in the last 20 seconds.
+-- Counts of messages are exact up to 10,000; leases and retries are counted up to that. A worker counts that was heard of in the last 20 seconds.
 create function commandbus.overview(p_domain text default null)
 returns table (
     domain       text,
@@ -3224,12 +3225,12 @@ begin
     loop
         v_table := 'q_' || v_domain || '__commands';
         execute format(
-            'select count(*) from (select q.vt from pgmq.%I q order by q.msg_id limit 100000) l where l.vt > $1', v_table)
+            'select count(*) from (select q.vt from pgmq.%I q order by q.msg_id limit 10000) l where l.vt > $1', v_table)
         into v_leased using clock_timestamp();
         return query
         select v_domain, commandbus._depth(v_table), v_leased,
             (select count(*) from (
-                select from commandbus.scheduled s where s.domain = v_domain limit 100000) n),
+                select from commandbus.scheduled s where s.domain = v_domain limit 10000) n),
             (select count(*) from commandbus.command c where c.domain = v_domain and c.failure_key is not null),
             commandbus._depth('a_' || v_domain || '__commands'),
             commandbus._oldest(v_table), w.workers, w.capacity, u.paused_at, u.operator, u.reason,
@@ -3313,7 +3314,11 @@ end $$;
 -- commandbus.list_failure_groups: commands of the TSQ that look the same, most first.
 --
 -- They have the same type, kind of error, code, and text but for numbers, ids and quoted words. example_id waits longest.
-create function commandbus.list_failure_groups(p_domain text default null, p_limit int default 100)
+create function commandbus.list_failure_groups(
+    p_domain      text default null,
+    p_limit       int  default 100,
+    p_failure_key uuid default null
+)
 returns table (
     domain       text,
     failure_key  uuid,
@@ -3337,6 +3342,7 @@ as $$
             max(c.attention_at) as last_seen
         from commandbus.command c
         where c.failure_key is not null and (p_domain is null or c.domain = p_domain)
+            and (p_failure_key is null or c.failure_key = p_failure_key)
         group by c.domain, c.failure_key
         order by count(*) desc, max(c.attention_at) desc
         limit p_limit
@@ -3435,6 +3441,7 @@ create function commandbus.sp_control_redrive(
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
 as $$
 declare
     v_status text;
@@ -3469,16 +3476,17 @@ begin
 end $$;
 
 -- commandbus.sp_step_redrives: queue again what is due of one of a domain's redrives, the one that was stepped longest
--- ago. Workers call it every second or so, once for each that runs: several in one transaction would lock commands of
+-- ago, up to 1,000 commands. Workers call it ten times a second while one runs, once for each: several in one transaction would lock commands of
 -- the second after batches of the first.
 --
 -- Returns  how many of them run.
 -- Raises   CB005, CB007.
--- Locks    the redrive's row (another one where that is locked); then as sp_operator_retry.
+-- Locks    the redrive's row (another one where that is locked); then as sp_operator_retry; each for a second at most.
 create function commandbus.sp_step_redrives(p_domain text, p_notify boolean default true)
 returns int
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
 as $$
 declare
     v_redrive commandbus.redrive;
@@ -3487,7 +3495,7 @@ begin
     select r.* into v_redrive
     from commandbus.redrive r
     where r.domain = p_domain and r.status = 'RUNNING' and r.finished_at is null
-    order by r.looked_at
+    order by r.turn_at
     limit 1
     for no key update skip locked;
     if found then
@@ -3511,22 +3519,23 @@ set enable_seqscan = off
 as $$
 declare
     v_now     timestamptz := clock_timestamp();
-    v_failed  int;
+    v_failed  int := 0;
+    v_looks   boolean := p_redrive.looked_at <= clock_timestamp() - interval '900 milliseconds';
     -- Where no worker was there for a while, what it would have sent is not made up for.
     v_seconds float8 := least(
         extract(epoch from v_now - p_redrive.stepped_at)::float8, greatest(5, 1 / p_redrive.rate));
-    v_count   int := least(floor(v_seconds * p_redrive.rate + 1e-6), 10000);
+    v_count   int := least(floor(v_seconds * p_redrive.rate + 1e-6), 1000);  -- what others wait for is short
     v_ids     uuid[];
     v_sent    int := 0;
     v_refused int := 0;
     v_ends    text;
 begin
-    -- A settle may take a while from its time to its commit.
+    -- Once a second, with an overlap: a settle may take a while from its time to its commit.
     with again as (
         select c.command_id, c.attention_at
         from commandbus.command c
-        where c.domain = p_redrive.domain and c.attention_at >= p_redrive.looked_at - interval '1 minute'
-            and c.failure_key is not null
+        where v_looks and c.domain = p_redrive.domain
+            and c.attention_at >= p_redrive.looked_at - interval '10 seconds' and c.failure_key is not null
     )
     update commandbus.redrive_item i
     set failed_at = a.attention_at
@@ -3583,7 +3592,8 @@ begin
     set sent_count = r.sent_count + v_sent,
         refused_count = r.refused_count + v_refused,
         failed_count = r.failed_count + v_failed,
-        looked_at = v_now,
+        looked_at = case when v_looks then v_now else r.looked_at end,
+        turn_at = v_now,
         stepped_at = v_now - make_interval(secs => greatest(v_seconds - v_count / r.rate, 0)),
         status = coalesce(v_ends, r.status),
         finished_at = case when v_ends is not null then v_now end

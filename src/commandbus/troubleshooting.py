@@ -95,15 +95,20 @@ class TroubleshootingQueue:
             None if failure_key is None else check_uuid(failure_key, "failure_key"),
         )
 
-    async def list_failure_groups(self, domain: str | None = None, limit: int = 100) -> list[FailureGroup]:
+    async def list_failure_groups(
+        self, domain: str | None = None, limit: int = 100, *, failure_key: UUID | None = None
+    ) -> list[FailureGroup]:
         """Return the waiting commands of a domain, or all, by what their failures look like; the largest group first.
 
         Args:
             domain: the domain.
             limit: most groups, 1 to 1,000.
+            failure_key: only this one; of several domains, where they fail alike.
         """
         return await self._commands.list_failure_groups(
-            None if domain is None else check_domain(domain), check_count(limit, "limit", 1, MAX_PAGE)
+            None if domain is None else check_domain(domain),
+            check_count(limit, "limit", 1, MAX_PAGE),
+            None if failure_key is None else check_uuid(failure_key, "failure_key"),
         )
 
     async def get_command_domain(self, command_id: UUID) -> str:

@@ -71,7 +71,7 @@ class CommandPage:
 
 @dataclass(frozen=True, slots=True)
 class DomainOverview:
-    """What a domain holds now. Messages are counted up to 100,000, and estimated beyond.
+    """What a domain holds now. Messages are counted up to 10,000, and estimated beyond.
 
     Attributes:
         domain: its name.
