@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from commandbus.cli.variables import misspelt_settings
+from commandbus.cli.variables import CONSOLE, misspelt_settings
+from commandbus.console import ConsoleSettings
+from commandbus.errors import InvalidArgumentError
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,3 +40,15 @@ def test_no_variable_that_is_documented_or_read_is_taken_for_a_slip() -> None:
     names = {name for path in places for name in re.findall(r"COMMANDBUS_[A-Z0-9_]*[A-Z0-9]\b", path.read_text())}
     assert {"COMMANDBUS_POOL_MAX_SIZE", "COMMANDBUS_REQUIRE_ALL", "COMMANDBUS_HANDLERS_DIRECTORY"} <= names
     assert misspelt_settings(names) == {}
+
+
+def test_the_consoles_settings_are_known_too() -> None:
+    assert {name.upper() for name in ConsoleSettings.model_fields} == set(CONSOLE)
+    slips = misspelt_settings(["COMMANDBUS_CONSOLE_OPERATORTOKEN", "COMMANDBUS_CONSOLE_VEIWER_TOKEN"])
+    assert set(slips.values()) == {"COMMANDBUS_CONSOLE_OPERATOR_TOKEN", "COMMANDBUS_CONSOLE_VIEWER_TOKEN"}
+
+
+def test_an_empty_token_does_not_open_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMMANDBUS_CONSOLE_OPERATOR_TOKEN", "")
+    with pytest.raises(InvalidArgumentError, match="operator_token"):
+        ConsoleSettings.load()

@@ -47,8 +47,8 @@ def console(
     handlers = None if registry is None else load_registry(registry)
     signal.signal(signal.SIGTERM, _stop)
     with CommandBusPool(_pool_settings(resolve_url(database_url))) as pool:
-        note(f"console on {url_of(settings)}")
-        serve(pool, settings, handlers)
+        door = "; without login, for this machine only" if settings.is_open else ""
+        serve(pool, settings, handlers, lambda: note(f"console on {url_of(settings)}{door}"))
 
 
 def _pool_settings(url: str) -> CommandBusSettings:

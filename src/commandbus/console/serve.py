@@ -1,6 +1,7 @@
 """The console on waitress: a few threads, and a clean end."""
 
 import logging
+from collections.abc import Callable
 
 from flask import Flask
 from waitress.server import create_server
@@ -14,18 +15,27 @@ from commandbus.sync import CommandBusPool
 
 logger = logging.getLogger(__name__)
 
+_CONNECTIONS = 1_000
+_IDLE = 30  # seconds until a connection on which nothing happens is closed
+_LOOK = 5
 
-def serve(pool: CommandBusPool, settings: ConsoleSettings, registry: HandlerRegistry | None = None) -> None:
-    """Serve the console until the process is interrupted.
+
+def serve(
+    pool: CommandBusPool,
+    settings: ConsoleSettings,
+    registry: HandlerRegistry | None = None,
+    on_listening: Callable[[], None] | None = None,
+) -> None:
+    """Serve the console until the process is interrupted; *on_listening* is called once browsers can come.
 
     Raises:
         InvalidArgumentError: it cannot listen there.
     """
-    serve_app(create_app(pool, settings=settings, registry=registry), settings)
+    serve_app(create_app(pool, settings=settings, registry=registry), settings, on_listening)
 
 
-def serve_app(app: Flask, settings: ConsoleSettings) -> None:
-    """Serve any app that the console is part of, until the process is interrupted.
+def serve_app(app: Flask, settings: ConsoleSettings, on_listening: Callable[[], None] | None = None) -> None:
+    """Serve any app that the console is part of, as `serve`.
 
     Raises:
         InvalidArgumentError: it cannot listen there.
@@ -37,11 +47,17 @@ def serve_app(app: Flask, settings: ConsoleSettings) -> None:
             port=settings.port,
             threads=settings.threads,
             ident="commandbus",
+            connection_limit=_CONNECTIONS,  # a browser keeps six open
+            channel_timeout=_IDLE,
+            cleanup_interval=_LOOK,
+            asyncore_use_poll=True,  # select() would end at 1,024 files
             max_request_body_size=MAX_BODY + 65_536,  # a little more, so that our own page answers what is too large
             clear_untrusted_proxy_headers=False,  # we believe none, but must see that there is a proxy
         )
     except OSError as error:
         raise InvalidArgumentError("port", f"cannot listen on {url_of(settings)}: {error.strerror}") from None
+    if on_listening is not None:
+        on_listening()
     logger.info("console started", extra={"url": url_of(settings), "open": settings.is_open})
     try:
         server.run()

@@ -61,7 +61,8 @@ class ConsoleSettings(EnvironmentSettings):
         max_streams: most live streams at once, each of which takes a thread; the others poll.
     """
 
-    model_config = SettingsConfigDict(env_prefix="COMMANDBUS_CONSOLE_")
+    # An empty variable is a slip, perhaps of whatever should have made a token, and must not open the door.
+    model_config = SettingsConfigDict(env_prefix="COMMANDBUS_CONSOLE_", env_ignore_empty=False)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65_535)

@@ -170,7 +170,7 @@ class ThroughputPoint:
         depth: messages in the queue.
         oldest_at: since when the first of them waited.
         waits: histogram of the time from a command's send to its first attempt: element i counts those that took less
-            than 2^i milliseconds, and not less than half of that.
+            than 2^i milliseconds, and not less than half of that. What an operator queued again counts from its send.
         runs: the same of the time in handlers.
     """
 
