@@ -252,6 +252,18 @@ def test_the_version_of_the_numbers_changes_with_them(app: Flask, operator: Brow
     assert app.extensions[LIVE].latest() == second
 
 
+def test_the_version_tells_of_commands_that_came_and_went_between_two_looks(
+    app: Flask, operator: Browser, direct_url: str
+) -> None:
+    first = operator.get("/api/live").get_json()
+    with psycopg.connect(direct_url, autocommit=True) as connection:
+        connection.execute("insert into commandbus.throughput (domain, at, completed) values ('pay', now(), 1)")
+    forget(app)
+    second = operator.get("/api/live").get_json()
+    assert second["version"] != first["version"]
+    assert second["domains"] == first["domains"]
+
+
 def test_health_tells_the_connection_and_the_migrations(operator: Browser, viewer: Browser) -> None:
     for browser in (operator, viewer):
         text = browser.get("/health").text
