@@ -16,14 +16,14 @@ from flask import Flask
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from tests.integration.console.large import fill_for_pages, pages
+from tests.integration.sql_helpers import open_bus
 
 from commandbus.console import ConsoleSettings, create_app
 from commandbus.console.recent import EXTENSION
 from commandbus.migrate import migrate
 from commandbus.sync import CommandBusPool
 from commandbus.testing import temporary_server
-from tests.integration.console.large import fill_for_pages, pages
-from tests.integration.sql_helpers import open_bus
 
 COMMANDS = 1_000_000
 LIMIT = 300.0  # milliseconds
@@ -56,12 +56,12 @@ def main() -> int:
                 measure(app, path)  # templates are compiled and connections made once
                 took[path] = sorted(measure(app, path) for _ in range(ROUNDS))
     median = {path: statistics.median(some) for path, some in took.items()}
-    table = Table("page", "ms", "fastest", "of the limit", title=f"{count:,} commands, median of {ROUNDS}, limit {LIMIT:.0f} ms")
+    table = Table(
+        "page", "ms", "fastest", "of the limit", title=f"{count:,} commands, median of {ROUNDS}, limit {LIMIT:.0f} ms"
+    )
     for path, milliseconds in sorted(median.items(), key=lambda item: -item[1]):
         style = "red" if milliseconds > LIMIT else None
-        table.add_row(
-            path, f"{milliseconds:.0f}", f"{took[path][0]:.0f}", f"{milliseconds / LIMIT:.2f}", style=style
-        )
+        table.add_row(path, f"{milliseconds:.0f}", f"{took[path][0]:.0f}", f"{milliseconds / LIMIT:.2f}", style=style)
     out.print(table)
     return int(max(median.values()) > LIMIT)
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from flask.testing import FlaskClient
 
 from commandbus.console import ConsoleSettings, create_app
 from tests.cli_process import COMMAND, environment
-from tests.e2e.browser import served
 from tests.e2e.demo import ROOT, until
 from tests.e2e.handlers import DOMAIN, registry
-from tests.integration.console.browser import World, make_world
 from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from flask import Flask
-    from playwright.sync_api import Page
 
     from commandbus.sync import CommandBusPool
+    from tests.integration.console.browser import World
 
 OPERATOR = "ada"
 

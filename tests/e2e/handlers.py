@@ -24,17 +24,17 @@ class Debit(BaseModel):
 
 
 @registry.handler(DOMAIN, "DebitAccount")
-async def debit(debit: Debit, context: HandlerContext) -> dict[str, int]:
+async def debit(debit: Debit, _: HandlerContext) -> dict[str, int]:
     """Always work."""
     return {"debited": debit.amount}
 
 
 @registry.handler(DOMAIN, "Ship")
-async def ship(command: Command, context: HandlerContext) -> None:
+async def ship(_command: Command, _context: HandlerContext) -> None:
     """Always work: what was missing is there again."""
 
 
 @registry.handler(DOMAIN, "Print")
-async def print_label(command: Command, context: HandlerContext) -> None:
+async def print_label(_command: Command, _context: HandlerContext) -> None:
     """Never work."""
     raise PermanentCommandError("OUT_OF_PAPER", "the printer has no paper")

@@ -17,8 +17,22 @@ if TYPE_CHECKING:
 
 # Command type, error code, error message, reason, operator, name of the batch.
 TEXTS = (
-    ("DebitAccount", "ACCOUNT_CLOSED", "account 4711 was closed on 31 May", "asked by the customer", "ada", "Month end"),
-    ("CreditAccount", "LIMIT_EXCEEDED", "limit of 5000 EUR is exceeded by 250 EUR", "limit raised", "grace", "Salaries"),
+    (
+        "DebitAccount",
+        "ACCOUNT_CLOSED",
+        "account 4711 was closed on 31 May",
+        "asked by the customer",
+        "ada",
+        "Month end",
+    ),
+    (
+        "CreditAccount",
+        "LIMIT_EXCEEDED",
+        "limit of 5000 EUR is exceeded by 250 EUR",
+        "limit raised",
+        "grace",
+        "Salaries",
+    ),
     ("SendStatement", "ADDRESS_UNKNOWN", "no address of customer 'A-77'", "moved away", "ada", "Statements of May"),
 )
 # Domain, command type, how many, error type, code, message.
@@ -32,7 +46,8 @@ THROUGHPUT = """
 insert into commandbus.throughput
     (domain, at, completed, failed, retried, parked, enqueued, depth, oldest_at, waits, runs)
 select %(domain)s, to_timestamp(floor(extract(epoch from now()) / 10) * 10 - n * 10), rate, rate / 40, rate / 15,
-    rate / 60, (8640 - n) * 130 + (400 * sin(n / 7.0))::int, 25 + (rate / 3), now() - n * interval '10 s' - interval '2 s',
+    rate / 60, (8640 - n) * 130 + (400 * sin(n / 7.0))::int, 25 + (rate / 3),
+    now() - n * interval '10 s' - interval '2 s',
     array[0, 2, 9, 30, 60, 40, 12, 4, 1], array[0, 0, 1, 5, 20, 50, 30, 9, 2]
 from (select n, (%(scale)s * (110 + 60 * sin(n / 14.0) + 20 * sin(n / 3.0)))::int as rate
       from generate_series(-60, 600) n) m

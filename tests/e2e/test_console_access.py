@@ -19,7 +19,7 @@ from tests.integration.sql_helpers import open_bus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Dialog, Page
 
     from tests.e2e.browser import Windows
     from tests.e2e.conftest import Serve
@@ -98,7 +98,12 @@ def test_no_stored_text_runs_opens_a_dialog_or_leads_away(
     page = open_page()
     opened: list[str] = []
     asked: list[str] = []
-    page.on("dialog", lambda dialog: (opened.append(dialog.message), dialog.dismiss()))
+
+    def close(dialog: Dialog) -> None:
+        opened.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", close)
     page.on("request", lambda request: asked.append(request.url))
     page.add_init_script("window.alert = () => { document.documentElement.dataset.ran = 'yes'; }")
     paths = list(console_pages(world).values())

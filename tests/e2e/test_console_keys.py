@@ -15,22 +15,33 @@ if TYPE_CHECKING:
     from tests.integration.console.browser import World
 
 
+def open_for_keys(page: Page, url: str) -> None:
+    """Open a page, and wait until its keys do something."""
+    page.goto(url)
+    wait_for_keys(page)
+
+
+def wait_for_keys(page: Page) -> None:
+    """Wait until the scripts run: they show the hint."""
+    expect(page.locator("[data-keys-hint]")).to_be_visible()
+
+
 def test_a_slash_leads_to_the_search_and_escape_out_of_it(console_url: str, world: World, page: Page) -> None:
-    page.goto(f"{console_url}/queues")
+    open_for_keys(page, f"{console_url}/queues")
     page.keyboard.press("/")
     expect(page.get_by_label("Command id")).to_be_focused()
-    page.keyboard.type(str(world.parked[0]))
     page.keyboard.press("Escape")
     page.keyboard.press("j")
     expect(page.locator("[data-rows] tr[aria-current=true]")).to_have_count(1)
     page.keyboard.press("/")
+    page.keyboard.type(str(world.parked[0]))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("DebitAccount")
 
 
 def test_rows_are_walked_chosen_and_opened(console_url: str, world: World, page: Page) -> None:
     assert len(world.parked) == 2
-    page.goto(f"{console_url}/troubleshooting/commands")
+    open_for_keys(page, f"{console_url}/troubleshooting/commands")
     rows = page.locator("[data-rows] tr")
     for key, row in (("j", 0), ("j", 1), ("j", 1), ("k", 0), ("k", 0)):
         page.keyboard.press(key)
@@ -50,16 +61,18 @@ def test_r_retries_the_row_then_what_is_chosen_and_e_edits(console_url: str, dat
     with open_bus(database_url) as bus:
         bus.create_domain()
         park(bus, 4)
-    page.goto(f"{console_url}/troubleshooting/commands")
+    open_for_keys(page, f"{console_url}/troubleshooting/commands")
     page.keyboard.press("j")
     page.keyboard.press("r")
     expect(page.get_by_role("status")).to_contain_text("Retried 1 command")
+    wait_for_keys(page)
     for key in ("j", "x", "j", "x", "r"):
         page.keyboard.press(key)
     expect(page.get_by_role("dialog")).to_contain_text("Queue what is chosen again?")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("Retried 2 commands")
+    wait_for_keys(page)
     page.keyboard.press("j")
     page.keyboard.press("e")
     expect(page.get_by_role("heading", level=1)).to_have_text("Edit and retry Ship")
@@ -67,7 +80,7 @@ def test_r_retries_the_row_then_what_is_chosen_and_e_edits(console_url: str, dat
 
 def test_a_question_mark_shows_the_keys_and_none_works_behind_it(console_url: str, world: World, page: Page) -> None:
     assert world.parked
-    page.goto(f"{console_url}/commands")
+    open_for_keys(page, f"{console_url}/commands")
     page.keyboard.press("?")
     dialog = page.get_by_role("dialog", name="Keys")
     expect(dialog).to_be_visible()
@@ -82,15 +95,16 @@ def test_pages_are_turned_by_keys(console_url: str, database_url: str, page: Pag
     with open_bus(database_url) as bus:
         bus.create_domain()
         bus.send_new(60)
-    page.goto(f"{console_url}/commands")
+    open_for_keys(page, f"{console_url}/commands")
     page.keyboard.press("n")
     expect(page.locator("[data-rows] tr")).to_have_count(10)
+    wait_for_keys(page)
     page.keyboard.press("p")
     expect(page.locator("[data-rows] tr")).to_have_count(50)
 
 
 def test_the_first_tab_leads_past_the_navigation(console_url: str, page: Page) -> None:
-    page.goto(f"{console_url}/send")
+    open_for_keys(page, f"{console_url}/send")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     page.keyboard.press("Enter")

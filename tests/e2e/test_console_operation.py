@@ -54,7 +54,7 @@ def test_commands_are_found_by_status_text_type_and_conversation(console_url: st
     assert every == 9
     found = 0
     for status in sorted(STATUSES):
-        page.get_by_label("Status").select_option(status)
+        page.get_by_label("Status", exact=True).select_option(status)
         page.get_by_role("button", name="Filter").click()
         expect(page).to_have_url(re.compile(f"status={status}&"))
         found += rows.count()
@@ -129,7 +129,7 @@ def test_a_command_tells_its_story_and_its_payload_when_asked(console_url: str, 
 def test_a_batch_shows_how_far_it_is_and_its_commands(console_url: str, world: World, page: Page) -> None:
     assert world.batches
     page.goto(f"{console_url}/batches")
-    page.get_by_label("Status").select_option("COMPLETED")
+    page.get_by_label("Status", exact=True).select_option("COMPLETED")
     page.get_by_role("button", name="Filter").click()
     expect(page.get_by_text("No batches here")).to_be_visible()
     page.get_by_role("link", name="Clear").click()

@@ -128,9 +128,7 @@ def test_dark_is_switched_on_and_remembered(console_url: str, open_page: Windows
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != background
 
 
-def test_the_overview_s_charts_follow_span_domain_and_pointer(
-    console_url: str, showroom: World, page: Page
-) -> None:
+def test_the_overview_s_charts_follow_span_domain_and_pointer(console_url: str, showroom: World, page: Page) -> None:
     assert showroom.parked
     page.goto(console_url)
     for span in ("1h", "6h", "24h", "7d", "15m"):
