@@ -144,7 +144,7 @@ def test_a_database_that_is_away_is_told_and_looked_for_again(
             expect(page.get_by_text("This page tries again every")).to_be_visible()
             axe(page)
             bus.run(f'alter database "{name}" with allow_connections true')
-        expect(page.get_by_role("heading", level=1)).to_have_text("Commands", timeout=30_000)
+        expect(page.get_by_role("heading", level=1)).to_have_text("Commands")
 
 
 def test_without_scripts_pages_are_read_and_a_decision_is_made(

@@ -161,7 +161,7 @@ def test_edited_data_must_fit_the_handler_s_model_and_the_timeline_shows_the_dif
     expect(change).to_contain_text("-")
     expect(page.get_by_role("region", name="Timeline")).to_contain_text("the amount was missing")
     with console_worker(database_url, tmp_path / "worker.log"):
-        expect(page.locator("main .badge").first).to_have_text("Completed", timeout=20_000)
+        expect(page.locator("main .badge").first).to_have_text("Completed")
 
 
 def test_a_decision_that_came_too_late_is_told(console_url: str, bus: Bus, page: Page) -> None:

@@ -171,7 +171,7 @@ def test_a_page_follows_what_happens_without_being_loaded_again(
     other.get_by_role("button", name="Send").click()
     expect(other.get_by_role("status")).to_contain_text("Sent 1 command.")
     other.close()
-    expect(page.locator("[data-rows] tr").filter(has_text="Completed")).to_have_count(1, timeout=20_000)
+    expect(page.locator("[data-rows] tr").filter(has_text="Completed")).to_have_count(1)
     assert page.title() == "not loaded again"
 
 
@@ -193,6 +193,6 @@ def test_a_page_polls_when_no_stream_is_left(
     other.get_by_role("button", name="Retry DebitAccount").first.click()
     expect(other.get_by_role("status")).to_contain_text("Retried 1 command")
     other.close()
-    expect(badge).to_have_text("1", timeout=20_000)
+    expect(badge).to_have_text("1")
     until(lambda: asked.count("/api/live") >= 2)
     assert "/live/events" in asked
