@@ -15,7 +15,7 @@ async function call(method, path, body) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const answer = await fetch(`/api/e2e${path}`, { method, headers, body: body && JSON.stringify(body) });
   if (answer.status === 204) return null;
-  const found = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
+  const found = await answer.json().catch(() => ({ detail: `The server answered ${answer.status}.` }));
   if (!answer.ok) throw new ApiError(answer.status, found);
   return found;
 }
