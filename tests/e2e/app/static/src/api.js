@@ -1,7 +1,7 @@
 // The API of this application: fetch with the session's token, and errors that say what the server said.
 export class ApiError extends Error {
   constructor(status, answer) {
-    super(answer.error ?? Object.entries(answer.errors ?? {}).map(([field, text]) => `${field}: ${text}`).join("; "));
+    super(Object.entries(answer.errors ?? {}).map(([field, text]) => `${field}: ${text}`).join("; ") || answer.detail);
     this.status = status;
     this.errors = answer.errors ?? {};
   }
