@@ -32,6 +32,7 @@ def bus(database_url: str) -> Iterator[Bus]:
 
 def decide(page: Page, verb: str, reason: str = "") -> None:
     """Decide about what is chosen, and say yes when asked."""
+    expect(page.locator("[data-keys-hint]")).to_be_visible()  # scripts run
     page.get_by_label("Reason").fill(reason)
     page.get_by_role("button", name=verb, exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name=verb, exact=True).click()
