@@ -6,6 +6,7 @@ Coroutines run by `tests.e2e.browser.in_thread`.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,8 +14,11 @@ import pytest
 
 from commandbus.console import ConsoleSettings
 from tests.e2e.app import close_app, create_app
-from tests.e2e.browser import Windows, check_accessibility, chromium, served, take_screenshot
+from tests.e2e.browser import Windows, check_accessibility, chromium, in_thread, served, take_screenshot
+from tests.e2e.console import console_worker, make_console
 from tests.e2e.demo import Visitor, worker_process
+from tests.e2e.showroom import make_showroom
+from tests.integration.console.browser import World, make_world
 
 if TYPE_CHECKING:
     import subprocess
@@ -101,3 +105,29 @@ def demo_url(demo: Flask, serve: Serve, open_page: Windows) -> str:
     """The address of the demo, and of the paths that pages are told to open."""
     open_page.base_url = serve(demo)
     return open_page.base_url
+
+
+@pytest.fixture
+def world(database_url: str) -> World:
+    """Something of everything, in the test's database."""
+    return in_thread(asyncio.to_thread(make_world, database_url))
+
+
+@pytest.fixture
+def showroom(sync_pool: CommandBusPool, database_url: str) -> World:
+    """A working day, in the test's database."""
+    return in_thread(asyncio.to_thread(make_showroom, sync_pool, database_url))
+
+
+@pytest.fixture
+def console_url(sync_pool: CommandBusPool, serve: Serve, open_page: Windows) -> str:
+    """The address of a console where everybody is an operator, and of the paths that pages are told to open."""
+    open_page.base_url = serve(make_console(sync_pool))
+    return open_page.base_url
+
+
+@pytest.fixture
+def working(database_url: str, tmp_path: Path) -> Iterator[None]:
+    """A real worker of the domain "pay", as a process of its own."""
+    with console_worker(database_url, tmp_path / "worker.log"):
+        yield

@@ -75,7 +75,7 @@ def test_a_test_command_is_made_read_changed_and_deleted(visitor: Visitor) -> No
     assert (made["payload"], made["max_attempts"], made["attempts"]) == ({"a": [1]}, 9, 0)
     changed = visitor.api("PATCH", path, {"behavior": {"type": "timeout", "execution_time_ms": 5}})
     assert changed["behavior"]["execution_time_ms"] == 5
-    assert "has not ended" in visitor.api("DELETE", path, code=409)["error"]
+    assert "has not ended" in visitor.api("DELETE", path, code=409)["detail"]
     assert visitor.api("GET", "/test-commands?status=PENDING")["test_commands"] == [changed]
 
 
@@ -88,7 +88,7 @@ def test_what_has_ended_is_deleted_and_what_has_not_stays(visitor: Visitor) -> N
     visitor.ended(other, "COMPLETED")
     visitor.ended(parked, "IN_TROUBLESHOOTING_QUEUE")
     ended = visitor.api("PATCH", f"/test-commands/{done}", {"behavior": {"type": "timeout"}}, code=409)
-    assert "has ended" in ended["error"]
+    assert "has ended" in ended["detail"]
     visitor.api("DELETE", f"/test-commands/{done}", code=204)
     visitor.api("GET", f"/test-commands/{done}", code=404)
     assert visitor.api("DELETE", "/test-commands") == {"deleted": 1}
@@ -121,7 +121,7 @@ def test_what_is_no_json_is_refused(visitor: Visitor) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 def test_a_test_command_that_is_not_there_is_404(visitor: Visitor, method: str) -> None:
-    assert visitor.api(method, f"/test-commands/{uuid4()}", {"behavior": {"type": "success"}}, code=404)["error"]
+    assert visitor.api(method, f"/test-commands/{uuid4()}", {"behavior": {"type": "success"}}, code=404)["detail"]
 
 
 def test_nothing_changes_without_the_token(visitor: Visitor) -> None:
@@ -138,7 +138,7 @@ def test_viewers_see_no_payloads_and_change_nothing(sync_pool: CommandBusPool, v
     viewer = Visitor(app, VIEWER_TOKEN, "grace")
     assert CANARY not in viewer.call("GET", "/test-commands").text
     assert CANARY not in viewer.call("GET", f"/test-commands/{made['command_id']}").text
-    assert "Only operators" in viewer.api("POST", "/test-commands", SUCCESS, code=403)["error"]
+    assert "Only operators" in viewer.api("POST", "/test-commands", SUCCESS, code=403)["detail"]
     assert viewer.post("/settings/worker", {"concurrency": "9"}, form="/settings").status_code == 403
     assert Visitor(app).get("/test-commands").location.startswith("/login")
     assert Visitor(app).get("/api/e2e/test-commands").status_code == 401

@@ -15,9 +15,10 @@ from typing import Any
 from flask import Blueprint, Response, abort, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
+from commandbus.console.activity import Span
 from commandbus.console.recent import Recent
 from commandbus.errors import CommandBusError
-from commandbus.models import DomainOverview
+from commandbus.models import DomainOverview, ThroughputPoint
 
 live = Blueprint("live", __name__)
 
@@ -42,7 +43,8 @@ class Live:
             CommandBusError: the database does not answer.
         """
         numbers = _numbers(self._recent.overview())
-        version = sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
+        seen = [numbers, _last_work(self._recent.points(None, Span.QUARTER))]
+        version = sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
         self._snapshot = {"version": version, **numbers}
         return self._snapshot
 
@@ -80,6 +82,15 @@ def _numbers(domains: Sequence[DomainOverview]) -> dict[str, Any]:
             for d in domains
         },
     }
+
+
+def _last_work(points: Sequence[ThroughputPoint]) -> list[object]:
+    """Return what workers did last: commands that come and go between two looks leave no other trace."""
+    for point in reversed(points):
+        done = (point.completed, point.failed, point.retried, point.parked)
+        if any(done):
+            return [point.at.isoformat(), *done]
+    return []
 
 
 def numbers() -> Live:

@@ -111,6 +111,7 @@ class Recent:
             now = datetime.now(UTC)
             past = self._past.get((domain, span), [])
             known = int((now - past[-1].at).total_seconds()) + span.step if past else span.seconds
+            known = max(known, span.step)  # the database's clock may be ahead of this one
             fresh = self._operations.throughput(domain, seconds=min(known, span.seconds), step=span.step)
             points = merge(past, fresh, now - timedelta(seconds=span.seconds + span.step))
             self._past[domain, span] = points

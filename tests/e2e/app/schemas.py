@@ -183,9 +183,11 @@ class Errors(Schema):
 
 
 class Error(Schema):
-    """What is wrong, in a sentence."""
+    """What is wrong: problem details (RFC 9457), *detail* in a sentence."""
 
-    error: str
+    title: str
+    status: int
+    detail: str
 
 
 def adapter(kind: type[T]) -> TypeAdapter[T]:

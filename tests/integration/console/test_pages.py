@@ -151,7 +151,7 @@ def test_a_database_that_does_not_answer_is_a_page_that_tries_again(database_url
             answer = browser.get(path)
             assert answer.status_code == 503, path
             assert "The database does not answer" in answer.text
-            assert '<meta http-equiv="refresh" content="5">' in answer.text
+            assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in answer.text
             assert answer.headers["Retry-After"] == "5"
         twin = browser.get("/api/live")
         assert (twin.status_code, sorted(twin.get_json())) == (503, ["detail", "status", "title"])

@@ -1,4 +1,5 @@
 // Everything here adds to pages that work without it.
+import { tryAgain } from "./again.js";
 import { charts } from "./charts.js";
 import { autoSubmits, confirmations, menus } from "./dialogs.js";
 import { keys } from "./keys.js";
@@ -14,3 +15,4 @@ selections();
 keys();
 charts();
 live();
+tryAgain();

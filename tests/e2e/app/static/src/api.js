@@ -1,7 +1,7 @@
 // The API of this application: fetch with the session's token, and errors that say what the server said.
 export class ApiError extends Error {
   constructor(status, answer) {
-    super(answer.error ?? Object.entries(answer.errors ?? {}).map(([field, text]) => `${field}: ${text}`).join("; "));
+    super(Object.entries(answer.errors ?? {}).map(([field, text]) => `${field}: ${text}`).join("; ") || answer.detail);
     this.status = status;
     this.errors = answer.errors ?? {};
   }
@@ -15,7 +15,7 @@ async function call(method, path, body) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const answer = await fetch(`/api/e2e${path}`, { method, headers, body: body && JSON.stringify(body) });
   if (answer.status === 204) return null;
-  const found = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
+  const found = await answer.json().catch(() => ({ detail: `The server answered ${answer.status}.` }));
   if (!answer.ok) throw new ApiError(answer.status, found);
   return found;
 }

@@ -1,0 +1,71 @@
+"""The console's pages before a large database: what to fill it with, and every page to look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.integration.console.browser import World, routes
+from tests.integration.sql_helpers import DOMAIN, Bus
+from tests.integration.test_sql_plans import fill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Flask
+
+# Two days of a worker's pieces of ten seconds, half the histograms in use.
+PAST = """
+insert into commandbus.throughput (domain, at, completed, enqueued, depth, oldest_at, waits, runs)
+select 'pay', to_timestamp(floor(extract(epoch from now()) / 10) * 10 - n * 10), 500, 1000000 - n, 100, now(),
+    array_fill(9::bigint, array[12]), array_fill(9::bigint, array[12])
+from generate_series(0, 17280) n
+"""
+WORKERS = """
+insert into commandbus.worker (worker_id, domain, host, pid, concurrency, in_flight)
+select gen_random_uuid(), 'pay', 'host-' || n, n, 50, 10 from generate_series(1, 20) n
+"""
+
+FILTERS = {
+    "/commands": (
+        "status=IN_TROUBLESHOOTING_QUEUE", "status=COMPLETED", "domain=pay", "type=charge", "type=nowhere",
+        "after=1h", "before=1m", "text=nowhere", "status=COMPLETED&text=nowhere",
+        "correlation=00000000-0000-0000-0000-000000000007", "batch={batch_id}", "group={group}", "limit=500",
+    ),
+    "/troubleshooting": ("domain=pay",),
+    "/troubleshooting/commands": ("domain=pay", "domain=pay&group={group}", "type=charge", "domain=pay&offset=5000"),
+    "/batches": ("domain=pay", "status=COMPLETED", "domain=pay&offset=900"),
+    "/batches/{domain}/{batch_id}": ("status=COMPLETED",),
+    "/audit": ("domain=pay", "event=COMPLETED", "domain=pay&event=OPERATOR_CANCEL", "after=1h", "before=1m"),
+    "/redrives": ("domain=pay",),
+    "/redrives/new": ("domain=pay", "group=pay/{group}"),
+    "/commands/{domain}/{command_id}": ("payload=on",),
+    "/": ("span=24h", "domain=pay&span=1h"),
+    "/queues/{domain}": ("span=6h",),
+}  # fmt: skip
+# An examination on demand takes as long as it says; files and streams are no pages.
+_NOT_THESE = ("/api/", "/live/", "/static/", "/login", "/go")
+
+
+def fill_for_pages(bus: Bus, count: int) -> World:
+    """Insert *count* commands and all that pages show of them; analyzed, as autovacuum would leave it."""
+    bus.create_domain()
+    fill(bus, count)
+    bus.run(PAST)
+    bus.run(WORKERS)
+    bus.call("sp_start_redrive", domain=DOMAIN, command_ids=None, failure_key=None, rate=1)
+    bus.run("vacuum analyze")
+    (row,) = bus.rows("select command_id, batch_id from commandbus.command where attention_at is not null limit 1")
+    redrive = bus.value("select redrive_id from commandbus.redrive")
+    return World([row["command_id"]], batches=[row["batch_id"]], redrives=[redrive])
+
+
+def pages(app: Flask, bus: Bus, world: World) -> Iterator[str]:
+    """Give the address of every page, alone and with each of its filters."""
+    group = bus.value("select failure_key from commandbus.command where command_id = %s", world.parked[0])
+    values = {"domain": DOMAIN, "command_id": world.parked[0], "batch_id": world.batches[0], "group": group}
+    filters = {path.format(**values): [one.format(**values) for one in some] for path, some in FILTERS.items()}
+    found = sorted({path for _, path, _ in routes(app, world, "GET") if not path.startswith(_NOT_THESE)})
+    assert filters.keys() <= set(found)
+    for path in found:
+        yield path
+        yield from (f"{path}?{one}" for one in filters.get(path, ()))
