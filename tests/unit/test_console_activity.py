@@ -99,6 +99,11 @@ def test_each_need_is_named_with_its_place_and_the_most_urgent_comes_first() -> 
     assert places == {"console.queues.detail", "console.troubleshooting.find", "console.redrives.show"}
 
 
+def test_a_high_rate_is_written_without_exponent() -> None:
+    (need,) = needs([], [], [replace(REDRIVE, rate=1_500)], NOW)
+    assert "1,500 per second" in need.text
+
+
 def test_what_is_known_is_kept_and_its_newest_piece_is_taken_anew() -> None:
     past = [at(40), at(30), at(20)]
     fresh = [replace(at(30), enqueued=None), replace(at(20), completed=41), at(10)]

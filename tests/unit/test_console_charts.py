@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commandbus.console.charts import Series, duration, line_chart, nice_ceiling, percentile, shares, short, sparkline
+from commandbus.console.looks import span
 
 START = datetime(2030, 1, 31, 12, tzinfo=UTC)
 NUMBERS = st.none() | st.floats(min_value=0, max_value=1e12)
@@ -72,7 +73,11 @@ def test_the_top_of_an_axis_is_near_and_never_below(value: float) -> None:
     assert top <= max(4, value * 2)
 
 
-@pytest.mark.parametrize(("value", "words"), [(0, "0"), (950, "950"), (1_200, "1.2k"), (35_000, "35k"), (2e6, "2M")])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "0"), (950, "950"), (1_200, "1.2k"), (35_000, "35k"), (2e6, "2M"), (999.6, "1k"),
+     (999_600, "1M"), (5e9, "5G"), (7.2e15, "7,200,000G"), (0.000_278, "0.000278"), (1e-9, "0")],
+)  # fmt: skip
 def test_numbers_are_short(value: float, words: str) -> None:
     assert short(value) == words
 
@@ -84,10 +89,30 @@ def test_shares_fill_the_bar_as_far_as_they_go() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 ms"), (0.0075, "7.5 ms"), (1.25, "1.25 s"), (90, "1.5 min"), (10_800, "3 h")]
+    ("seconds", "words"),
+    [
+        (0, "0 ms"),
+        (0.0075, "7.5 ms"),
+        (1.25, "1.25 s"),
+        (90, "1.5 min"),
+        (10_800, "3 h"),
+        (0.9996, "1 s"),
+        (59.97, "1 min"),
+        (3_599, "1 h"),
+        (7_200_000, "83.3 d"),
+    ],
 )
 def test_durations_are_short(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "-"), (0, "0 ms"), (0.85, "850 ms"), (0.9996, "1 s"), (59.4, "59 s"), (59.7, "1 min"), (3_599, "1 h"),
+     (86_000, "1 d"), (364.9 * 86_400, "1 y")],
+)  # fmt: skip
+def test_spans_are_rounded_before_their_unit_is_chosen(seconds: float | None, words: str) -> None:
+    assert span(seconds) == words
 
 
 @pytest.mark.parametrize(

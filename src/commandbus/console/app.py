@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
+from uuid import uuid4
 
 from flask import Blueprint, Flask, url_for
 
@@ -115,6 +116,11 @@ class View:
     def csrf_token(self) -> str:
         """The value of every form's hidden field."""
         return csrf_token()
+
+    @property
+    def form_id(self) -> str:
+        """A new id for a form, see `commandbus.console.once`."""
+        return str(uuid4())
 
     @property
     def latest(self) -> dict[str, object]:

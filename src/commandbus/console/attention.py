@@ -84,7 +84,7 @@ def _of_redrives(redrives: Sequence[Redrive]) -> Iterator[Need]:
         is_running = redrive.status is RedriveStatus.RUNNING
         title = f"A redrive of {redrive.domain} {'is running' if is_running else 'is paused'}"
         text = (
-            f"{redrive.sent_count:,} of {counted(redrive.total_count, 'command')} sent, {redrive.rate:.3g} per second"
+            f"{redrive.sent_count:,} of {counted(redrive.total_count, 'command')} sent, {redrive.rate:,.12g} per second"
         )
         text += f", {redrive.failed_count:,} failed again" if redrive.failed_count else ""
         tone = "info" if is_running else "warning"

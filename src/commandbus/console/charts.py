@@ -8,9 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 
 _TOP, _BOTTOM = 8.0, 1.0
 _MOST_TICKS = 4
+_NOTHING = 1e-6  # what is less is written as 0
+_THOUSANDS = ((1_000, ""), (1_000, "k"), (1_000, "M"), (math.inf, "G"))  # how many make one of the next
+_TIMES = ((1_000, "ms"), (60, "s"), (60, "min"), (24, "h"), (math.inf, "d"))
 _NICE = (1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 12)  # their quarters are short
 
 
@@ -143,18 +147,12 @@ def nice_ceiling(value: float, least: float = float(_MOST_TICKS)) -> float:
 
 def short(value: float) -> str:
     """Return a number in at most five characters or so: 950, 1.2k, 35k, 2M."""
-    for size, suffix in ((1_000_000.0, "M"), (1_000.0, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.3g}"
+    return "".join(_scaled(value, _THOUSANDS))
 
 
 def duration(seconds: float) -> str:
-    """Return a duration with three digits: 7.5 ms, 1.25 s, 12 min, 3 h."""
-    for size, unit in ((3_600.0, "h"), (60.0, "min"), (1.0, "s")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1_000:.3g} ms"
+    """Return a duration with three digits: 7.5 ms, 1.25 s, 12 min, 3 h, 83.3 d."""
+    return " ".join(_scaled(seconds * 1_000, _TIMES))
 
 
 def percentile(histogram: Sequence[int], share: float) -> float | None:
@@ -173,6 +171,16 @@ def percentile(histogram: Sequence[int], share: float) -> float | None:
             return (low + (high - low) * (wanted - below) / count) / 1_000
         below += count
     return None
+
+
+def _scaled(value: float, units: Sequence[tuple[float, str]]) -> tuple[str, str]:
+    """Return three digits of a number, without exponent, and the unit in which they are below the next one."""
+    for size, unit in units:
+        rounded = Decimal(f"{value:.3g}" if value >= _NOTHING else "0")
+        if rounded < size:
+            return f"{rounded:,f}", unit
+        value = max(value / size, 1.0)
+    raise AssertionError("the last unit has no end")
 
 
 def _draw(places: Sequence[float], heights: Sequence[float | None], bottom: float) -> tuple[str, str]:

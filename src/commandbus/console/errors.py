@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import psycopg
 from flask import Blueprint, Flask, Response, jsonify, make_response, render_template
 from flask.typing import ResponseReturnValue
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import InsufficientPrivilege, QueryCanceled
 from werkzeug.exceptions import HTTPException
 
 from commandbus.console.security import wants_json
@@ -86,6 +86,10 @@ def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
         return _answer(
             403, "The console's role may not do that: it needs the rights of an operator, see commandbus grant."
         )
+    if isinstance(error, QueryCanceled):
+        return _answer(503, "The database took too long, and gave up (57014): try again.")
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return _answer(503, "The database does not answer, or all connections are in use: try again.")
     return _answer(500, f"The database refused: {error.sqlstate or type(error).__name__}.")
 
 

@@ -114,6 +114,13 @@ class Form:
         """Return a UUID."""
         return self.check(name, check_uuid, required=required)
 
+    def once(self) -> UUID | None:
+        """Return the id that its page gave the form, by which it is noticed that it is sent twice."""
+        found = self.uuid("form_id")
+        if "form_id" in self.errors:
+            self.refuse("", "The id of the form cannot be read: reload the page.")
+        return found
+
     def one_of(self, name: str, kind: type[S]) -> S | None:
         """Return a member of an enumeration."""
         return self.check(name, lambda text, field: check_one_of(text, field, kind))
@@ -164,7 +171,7 @@ def posted() -> Form:
     """Return the form of this request. A program may send it as a JSON object, with lists for what is given often."""
     if not request.is_json:
         return Form(request.form)
-    sent = request.get_json(silent=True)
+    sent = parse_json(request.get_data(), "body")
     if not isinstance(sent, dict):
         abort(400, "The body must be a JSON object.")
     texts = MultiDict[str, str]()
@@ -176,7 +183,10 @@ def posted() -> Form:
 
 def _text_of(name: str, value: Any) -> str:  # noqa: ANN401  (any JSON)
     """Return a value as it would stand in a form; what is JSON there too, as JSON."""
-    return value if isinstance(value, str) and name not in _JSON else json.dumps(value)
+    try:
+        return value if isinstance(value, str) and name not in _JSON else json.dumps(value)
+    except RecursionError:
+        raise InvalidArgumentError(name, "is nested too deeply") from None
 
 
 def _integer(text: str, field: str, low: int, high: int) -> int:

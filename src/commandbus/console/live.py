@@ -9,9 +9,11 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
 from typing import Any
 
+import psycopg
 from flask import Blueprint, Response, abort, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
@@ -52,25 +54,27 @@ class Live:
         """Return the last snapshot, however old it is, without asking the database; empty before the first."""
         return self._snapshot
 
-    def stream(self) -> Iterator[str] | None:
-        """Return the events of one stream, or None when there are too many."""
-        return self._events() if self._has_streams and self._free.acquire(blocking=False) else None
+    def slot(self) -> ExitStack | None:
+        """Return the right to one stream, given back when it is closed, or None when there are too many."""
+        if not self._has_streams or not self._free.acquire(blocking=False):
+            return None
+        slot = ExitStack()
+        slot.callback(self._free.release)
+        return slot
 
-    def _events(self) -> Iterator[str]:
+    def events(self) -> Iterator[str]:
+        """Return the events of one stream."""
         seen = ""
         end = time.monotonic() + _LONGEST
-        try:
-            while time.monotonic() < end:
-                try:
-                    snapshot = self.snapshot()
-                except CommandBusError:
-                    return  # the browser comes back, and is told by a page
-                # Something is said at every look: only by that the server learns that a browser is gone.
-                yield ":\n\n" if snapshot["version"] == seen else f"data: {json.dumps(snapshot)}\n\n"
-                seen = snapshot["version"]
-                time.sleep(_PAUSE)
-        finally:
-            self._free.release()
+        while time.monotonic() < end:
+            try:
+                snapshot = self.snapshot()
+            except (CommandBusError, psycopg.Error):
+                return  # the browser comes back, and is told by a page
+            # Something is said at every look: only by that the server learns that a browser is gone.
+            yield ":\n\n" if snapshot["version"] == seen else f"data: {json.dumps(snapshot)}\n\n"
+            seen = snapshot["version"]
+            time.sleep(_PAUSE)
 
 
 def _numbers(domains: Sequence[DomainOverview]) -> dict[str, Any]:
@@ -102,11 +106,13 @@ def numbers() -> Live:
 @live.get("/live/events")
 def events() -> ResponseReturnValue:
     """Stream the numbers, or 503 when too many watch: then the page polls."""
-    stream = numbers().stream()
-    if stream is None:
+    slot = numbers().slot()
+    if slot is None:
         abort(503, "Too many live streams.")
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return Response(stream, mimetype="text/event-stream", headers=headers)
+    response = Response(numbers().events(), mimetype="text/event-stream", headers=headers)
+    response.call_on_close(slot.close)  # a generator that is never begun, as for HEAD, could not give it back
+    return response
 
 
 @live.get("/api/live")

@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint
 
 from commandbus.console import charts
+from commandbus.payload import MAX_DEPTH
 
 MASK = "••••"
 
@@ -66,7 +67,7 @@ _BADGES: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 _ID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}")
-_STEPS = ((60.0, "s"), (60.0, "min"), (24.0, "h"), (365.0, "d"))
+_STEPS = ((1_000, "ms"), (60, "s"), (60, "min"), (24, "h"), (365, "d"))
 
 
 def add_filters(blueprint: Blueprint) -> None:
@@ -119,11 +120,9 @@ def span(seconds: float | None) -> str:
     """Return a duration in its largest unit: 850 ms, 12 s, 5 min, 3 h, 2 d."""
     if seconds is None:
         return "-"
-    if seconds < 1:
-        return f"{seconds * 1_000:.0f} ms"
-    amount = seconds
+    amount = seconds * 1_000
     for size, unit in _STEPS:
-        if amount < size:
+        if round(amount) < size:
             return f"{amount:.0f} {unit}"
         amount /= size
     return f"{amount:.0f} y"
@@ -160,14 +159,17 @@ def short(text: str) -> str:
 
 
 def pretty(value: Any) -> str:  # noqa: ANN401  (any JSON)
-    """Return a JSON value as indented text."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """Return a JSON value as indented text; in one line where it is nested too deeply for that."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    except RecursionError:
+        return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def masked(value: Any) -> Any:  # noqa: ANN401  (any JSON)
-    """Return a JSON value with its keys as they are, and dots for everything else."""
-    if isinstance(value, dict):
-        return {key: masked(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [masked(item) for item in value]
+def masked(value: Any, levels: int = MAX_DEPTH) -> Any:  # noqa: ANN401  (any JSON)
+    """Return a JSON value with its keys as they are down to so many levels, and dots for everything else."""
+    if levels and isinstance(value, dict):
+        return {key: masked(item, levels - 1) for key, item in value.items()}
+    if levels and isinstance(value, list):
+        return [masked(item, levels - 1) for item in value]
     return MASK

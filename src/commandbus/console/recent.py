@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
+import psycopg
 from flask import current_app
 
 from commandbus.console.activity import Charts, Span, Sparks, draw, merge, spark
@@ -18,6 +19,7 @@ from commandbus.sync import Redrives
 EXTENSION = "commandbus_console_recent"
 
 _NOW = 1.0  # seconds that an answer serves all who ask
+_CLOCK = 60.0  # how far our clock is off
 _SMALL = 4.0  # what workers tell of one domain; they do every 5
 _MOST_SPARKS = 30  # domains that have them
 _GROUPS = 3
@@ -31,19 +33,24 @@ class _Answer:
     lock: threading.Lock = field(default_factory=threading.Lock)
     until: float = 0.0
     value: Any = None
-    error: CommandBusError | None = None
+    error: CommandBusError | psycopg.Error | None = None
 
 
 class Recent:
     """The running system as it was up to a second ago; charts of long spans are as old as a tenth of their pieces."""
 
     def __init__(self, console: Console) -> None:
+        self._pool = console.pool
         self._operations = console.operations
         self._tsq = console.tsq
         self._redrives = Redrives(console.pool)
         self._lock = threading.Lock()
         self._answers: dict[object, _Answer] = {}
         self._past: dict[tuple[str | None, Span], list[ThroughputPoint]] = {}
+
+    def now(self) -> datetime:
+        """Return the time by the server's clock, as all times of the library are; ours may be wrong."""
+        return utc_now() + self.ask("clock", _CLOCK, self._ahead)
 
     def overview(self) -> list[DomainOverview]:
         """Return what each domain holds."""
@@ -92,12 +99,19 @@ class Recent:
             if time.monotonic() > answer.until:
                 try:
                     answer.value, answer.error = find(), None
-                except CommandBusError as error:
+                except (CommandBusError, psycopg.Error) as error:
                     answer.error, seconds = error, _NOW
                 answer.until = time.monotonic() + seconds
             if answer.error is not None:
                 raise answer.error
             return cast("T", answer.value)
+
+    def _ahead(self) -> timedelta:
+        """Return how much the server's clock is ahead of ours."""
+        with self._pool.connection() as connection:
+            began = utc_now()
+            ((there,),) = connection.execute("select clock_timestamp()").fetchall()
+        return cast("datetime", there) - began - (utc_now() - began) / 2
 
     def forget(self) -> None:
         """Let the next who asks see what was just changed."""
@@ -108,7 +122,7 @@ class Recent:
         """Return what workers did, and when that was looked up: all of it the first time, then what is new."""
 
         def look() -> tuple[list[ThroughputPoint], datetime]:
-            now = datetime.now(UTC)
+            now = self.now()
             past = self._past.get((domain, span), [])
             known = int((now - past[-1].at).total_seconds()) + span.step if past else span.seconds
             known = max(known, span.step)  # the database's clock may be ahead of this one
@@ -118,6 +132,11 @@ class Recent:
             return points, now
 
         return self.ask(("throughput", domain, span), max(_SMALL if domain else _NOW, span.step / 10), look)
+
+
+def utc_now() -> datetime:
+    """Return the time by our own clock."""
+    return datetime.now(UTC)
 
 
 def recent() -> Recent:

@@ -13,9 +13,10 @@ from commandbus.console.errors import problem
 from commandbus.console.forms import Form
 from commandbus.console.looks import iso, masked
 from commandbus.console.security import user
-from commandbus.models import AuditEvent
+from commandbus.models import AuditEvent, AuditEventType
 
 _BUSINESS = frozenset({"payload", "data", "custom_data", "result"})
+_OWN_EVENTS = frozenset(map(str, AuditEventType))
 _BUSINESS_IN_AUDIT = frozenset({"details", "result", "result_data", "before", "after"})
 
 
@@ -26,7 +27,11 @@ def shown(value: Any) -> Any:  # noqa: ANN401  (any JSON)
 
 def facts(event: AuditEvent) -> dict[str, Any]:
     """Return the facts of an event as the one who asks may see them."""
+    if not isinstance(event.details or {}, dict):
+        return {"details": shown(event.details)}
     found: dict[str, Any] = dict(event.details or {})
+    if event.event_type not in _OWN_EVENTS:  # an application's own: nobody knows what it wrote
+        return {key: shown(value) for key, value in found.items()}
     return {key: shown(value) if key in _BUSINESS_IN_AUDIT else value for key, value in found.items()}
 
 

@@ -26,6 +26,7 @@ _CSRF, _ROLE, _NAME, _PROOF = "commandbus_csrf", "commandbus_role", "commandbus_
 _USER = "commandbus.user"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PUBLIC = frozenset({"console.static", "console.login", "console.login_post"})
+_OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 _FOR_ANYONE = frozenset({"console.login_post", "console.logout"})  # POSTs that change nothing but the session
 _POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self';"
@@ -163,7 +164,7 @@ def _identify(settings: ConsoleSettings) -> User | None:
 
 def _local_user() -> User:
     """Return the user of this machine: without authentication nobody else is let in."""
-    if not is_loopback(request.remote_addr or "") or "X-Forwarded-For" in request.headers:
+    if not is_loopback(request.remote_addr or "") or any(name in request.headers for name in _OF_PROXIES):
         abort(403, "Without authentication the console answers this machine only.")
     return User(os.environ.get("COMMANDBUS_OPERATOR") or _login(), Role.OPERATOR)
 
@@ -223,7 +224,10 @@ def _check_origin(settings: ConsoleSettings) -> None:
     source = request.headers.get("Origin") or request.headers.get("Referer")
     if source is None:
         return
-    netloc = urlsplit(source).netloc.lower()
+    try:
+        netloc = urlsplit(source).netloc.lower()
+    except ValueError:  # such as "http://["
+        netloc = ""
     if netloc != request.host.lower() and netloc not in {name.lower() for name in settings.hosts}:
         abort(403, "This was sent from another site.")
 
@@ -243,5 +247,8 @@ def wants_json() -> bool:
 
 def is_local_path(path: str) -> bool:
     """Return whether a redirect to *path* stays on this site."""
-    parts = urlsplit(path)
+    try:
+        parts = urlsplit(path)
+    except ValueError:  # such as "//["
+        return False
     return path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.netloc and path.isprintable()

@@ -6,6 +6,7 @@ from typing import cast
 
 from flask import current_app
 
+from commandbus.console.once import SentForms
 from commandbus.console.settings import ConsoleSettings
 from commandbus.handlers import HandlerRegistry
 from commandbus.sync import CommandBus, CommandBusPool, Operations, PgmqClient, Redrives, TroubleshootingQueue
@@ -67,6 +68,7 @@ class Console:
     redrives: Redrives = field(init=False)
     operations: Operations = field(init=False)
     queues: PgmqClient = field(init=False)
+    sent: SentForms = field(init=False, default_factory=SentForms)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bus", CommandBus(self.pool))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from flask import Blueprint, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
@@ -95,7 +95,8 @@ def chosen(form: Form) -> tuple[str | None, Span]:
 
 def look(domain: str | None, span: Span) -> Overview:
     """Return what the page shows."""
-    known, now = recent(), datetime.now(UTC)
+    known = recent()
+    now = known.now()
     domains, workers = known.overview(), known.workers()
     parked = sum(one.in_troubleshooting for one in domains)
     return Overview(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from flask import Blueprint, abort, flash, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -116,7 +115,7 @@ def _look(domain: str, span: Span) -> Detail:
         known.spark(domain),
         known.charts(domain, span),
         workers,
-        silent(workers, datetime.now(UTC)),
+        silent(workers, recent().now()),
         known.leases(domain, _LEASES),
     )
 

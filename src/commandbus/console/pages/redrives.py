@@ -1,7 +1,6 @@
 """Redrives: waiting commands, queued again by workers at a chosen rate."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +10,8 @@ from flask.typing import ResponseReturnValue
 from commandbus.console.charts import Share, shares
 from commandbus.console.decisions import Chosen, Name, read_chosen
 from commandbus.console.forms import Form, posted
-from commandbus.console.records import json_or_errors, plain, refused
+from commandbus.console.once import SENT_ALREADY
+from commandbus.console.records import facts, json_or_errors, plain, refused
 from commandbus.console.security import user, wants_json
 from commandbus.console.state import console
 from commandbus.errors import InvalidOperationError, QueueNotFoundError
@@ -23,7 +23,6 @@ MAX_REASON = 2_000
 MAX_COMMANDS = 100_000
 DEFAULT_RATE = "10"
 _MOST = 200
-_ALIVE = timedelta(seconds=20)  # a worker is heard of every 5
 _ACTIONS = ("pause", "resume", "stop")
 
 
@@ -120,6 +119,9 @@ def start() -> ResponseReturnValue:
         "stop_after": form.count("stop_after", 1, MAX_COMMANDS),
         "reason": form.text("reason", MAX_REASON),
     }
+    form_id = form.once()
+    if not form.errors and form_id is not None and not console().sent.is_first(form_id):
+        form.refuse("", SENT_ALREADY)
     started = Started() if form.errors else _start(chosen, domain, options)
     if not form.errors and not started.redrives:
         form.refuse("", " ".join(started.refusals))
@@ -197,10 +199,8 @@ def _now(redrive_id: UUID) -> Now:
 
 def _workers(domain: str) -> tuple[int, bool]:
     """Return how many workers of a domain live, and whether an operator holds it."""
-    now = datetime.now(UTC)
-    workers = [worker for worker in console().operations.list_workers(domain) if now - worker.seen_at < _ALIVE]
     overview = console().operations.overview(domain)
-    return len(workers), any(one.paused_at is not None for one in overview)
+    return sum(one.workers for one in overview), any(one.paused_at is not None for one in overview)
 
 
 def _bar_of(redrive: Redrive) -> tuple[Share, ...]:
@@ -216,7 +216,8 @@ def _plain(now: Now) -> dict[str, Any]:
 
 def _show(redrive_id: UUID, form: Form) -> str:
     now = _now(redrive_id)
-    events = console().bus.get_audit_trail(redrive_id, now.progress.redrive.domain)
+    trail = console().bus.get_audit_trail(redrive_id, now.progress.redrive.domain)
+    events = [(event, facts(event)) for event in trail]
     return render_template("commandbus/pages/redrive.html", now=now, form=form, events=events)
 
 
@@ -227,10 +228,7 @@ def _show_new(form: Form, chosen: Chosen) -> str:
     concerned = sorted({name for name, _ in names}) or ([form.raw("domain")] if form.raw("domain") in domains else [])
     idle = [name for name in concerned if not _workers(name)[0]]
     groups = [
-        group
-        for domain in sorted({domain for domain, _ in chosen.groups})
-        for group in console().tsq.list_failure_groups(domain, 1_000)
-        if (domain, group.failure_key) in chosen.groups
+        group for domain, key in chosen.groups for group in console().tsq.list_failure_groups(domain, failure_key=key)
     ]
     return render_template(
         "commandbus/pages/redrive_new.html",

@@ -1,14 +1,15 @@
 """Send: one command, or many."""
 
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.forms import Form
+from commandbus.console.once import SENT_ALREADY
 from commandbus.console.state import console
-from commandbus.errors import CommandBusError, InvalidArgumentError
+from commandbus.errors import CommandBusError, DuplicateCommandError, InvalidArgumentError
 from commandbus.models import SendRequest
 from commandbus.payload import check_command_type, check_count, check_reply_queue, check_uuid, parse_json
 from commandbus.retry import MAX_ATTEMPTS
@@ -18,6 +19,20 @@ page = Blueprint("send", __name__)
 MAX_COPIES = 10_000
 _FIELDS = {"command_type": "type", "correlation_id": "correlation", "requests": "lines"}
 _KEYS = frozenset({"command_type", "data", "command_id", "correlation_id", "reply_to", "max_attempts"})
+
+
+class _Ids:
+    """Makes the ids of a form's commands, of its own id and their place: the same when it is sent again."""
+
+    def __init__(self, form_id: UUID) -> None:
+        self._form_id = form_id
+        self.given: set[UUID] = set()
+
+    def next(self) -> UUID:
+        """Return one more."""
+        found = uuid5(self._form_id, str(len(self.given)))
+        self.given.add(found)
+        return found
 
 
 @page.get("/send")
@@ -38,7 +53,8 @@ def send_single() -> ResponseReturnValue:
     form = Form(request.form)
     found = _common(form)
     data = form.json_object("data", required=True)
-    command_id = form.uuid("command_id") or uuid4()
+    form_id = form.once() or uuid4()
+    command_id = form.uuid("command_id") or form_id
     if form.errors:
         return _show(form), 422
     try:
@@ -47,7 +63,7 @@ def send_single() -> ResponseReturnValue:
             found["max_attempts"],
         )  # fmt: skip
     except CommandBusError as error:
-        return _refused(form, error)
+        return _refused(form, error, {form_id})
     flash("Sent 1 command.", "success")
     return redirect(url_for("console.commands.show", domain=found["domain"], command_id=command_id))
 
@@ -57,13 +73,14 @@ def send_bulk() -> ResponseReturnValue:
     """Send copies of one command, or one for each line of JSON; all or none."""
     form = Form(request.form)
     found = _common(form, needs_type=not form.raw("lines").strip())
-    requests = _lines(form, found) if form.raw("lines").strip() else _copies(form, found)
+    ids = _Ids(form.once() or uuid4())
+    requests = _lines(form, found, ids) if form.raw("lines").strip() else _copies(form, found, ids)
     if form.errors:
         return _show(form, is_bulk=True), 422
     try:
         sent = console().bus.send_batch(requests)
     except CommandBusError as error:
-        return _refused(form, error, is_bulk=True)
+        return _refused(form, error, ids.given, is_bulk=True)
     flash(f"Sent {sent.total_commands:,} {'command' if sent.total_commands == 1 else 'commands'}.", "success")
     return redirect(url_for("console.commands.find", domain=found["domain"]))
 
@@ -79,16 +96,16 @@ def _common(form: Form, *, needs_type: bool = True) -> dict[str, Any]:
     }
 
 
-def _copies(form: Form, found: dict[str, Any]) -> list[SendRequest]:
+def _copies(form: Form, found: dict[str, Any], ids: _Ids) -> list[SendRequest]:
     data, copies = form.json_object("data", required=True), form.count("copies", 1, MAX_COPIES)
     if copies is None:
         form.refuse("copies", "is missing: say how many, or paste lines")
     if form.errors:
         return []
-    return [SendRequest(command_id=uuid4(), data=data, **found) for _ in range(copies or 0)]
+    return [SendRequest(command_id=ids.next(), data=data, **found) for _ in range(copies or 0)]
 
 
-def _lines(form: Form, found: dict[str, Any]) -> list[SendRequest]:
+def _lines(form: Form, found: dict[str, Any], ids: _Ids) -> list[SendRequest]:
     """Return a request for each line; the first bad one is told by its number."""
     requests: list[SendRequest] = []
     seen: set[UUID] = set()
@@ -96,7 +113,7 @@ def _lines(form: Form, found: dict[str, Any]) -> list[SendRequest]:
         if not line.strip():
             continue
         try:
-            request_ = _request(parse_json(line, "line"), found, seen)
+            request_ = _request(parse_json(line, "line"), found, seen, ids)
         except InvalidArgumentError as error:
             form.refuse("lines", f"line {number}: {str(error).removeprefix('line: ')}")
             return []
@@ -106,13 +123,14 @@ def _lines(form: Form, found: dict[str, Any]) -> list[SendRequest]:
     return requests
 
 
-def _request(line: object, found: dict[str, Any], seen: set[UUID]) -> SendRequest:
+def _request(line: object, found: dict[str, Any], seen: set[UUID], ids: _Ids) -> SendRequest:
     """Return the request of a line; what it leaves out, the form gives."""
     if not isinstance(line, dict) or not isinstance(line.get("data"), dict):
         raise InvalidArgumentError("line", 'must be an object such as {"command_type": "DebitAccount", "data": {}}')
     if not line.keys() <= _KEYS:
         raise InvalidArgumentError("line", f"may have no members but {', '.join(sorted(_KEYS))}")
-    command_id = uuid4() if line.get("command_id") is None else check_uuid(line["command_id"], "command_id")
+    given = line.get("command_id")
+    command_id = ids.next() if given is None else check_uuid(given, "command_id")
     if command_id in seen:
         raise InvalidArgumentError("command_id", "is that of a line before")
     seen.add(command_id)
@@ -129,7 +147,10 @@ def _request(line: object, found: dict[str, Any], seen: set[UUID]) -> SendReques
     )
 
 
-def _refused(form: Form, error: CommandBusError, *, is_bulk: bool = False) -> ResponseReturnValue:
+def _refused(form: Form, error: CommandBusError, ids: set[UUID], *, is_bulk: bool = False) -> ResponseReturnValue:
+    """Show the form with what is wrong; *ids* were made of its own id, so that they exist when it was sent before."""
+    if isinstance(error, DuplicateCommandError) and any(str(one) in str(error) for one in ids):
+        form.refuse("", SENT_ALREADY)
     form.refuse_error(error, _FIELDS)
     return _show(form, is_bulk=is_bulk), 422
 

@@ -23,7 +23,6 @@ page = Blueprint("troubleshooting", __name__)
 PAGE = 50
 MAX_GROUPS = 200
 MAX_REASON = 2_000
-_ALL_GROUPS = 1_000
 _DEEPEST = 20_000  # later pages cost more, and nobody reads so far: filters do
 
 
@@ -190,8 +189,7 @@ def _find_commands(form: Form) -> Found:
 
 
 def _group(domain: str, key: UUID) -> FailureGroup | None:
-    groups = console().tsq.list_failure_groups(domain, _ALL_GROUPS)
-    return next((group for group in groups if group.failure_key == key), None)
+    return next(iter(console().tsq.list_failure_groups(domain, failure_key=key)), None)
 
 
 def _show_groups(filters: Form, form: Form) -> str:

@@ -1,0 +1,70 @@
+"""A form that is sent twice acts once, and the second is told so; sent anew from its page, it acts again."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from commandbus.sync import CommandBus, Redrives
+from tests.integration.console.browser import DOMAIN, Browser
+
+if TYPE_CHECKING:
+    from commandbus.sync import CommandBusPool
+    from tests.integration.console.browser import World
+
+SEND = {"domain": DOMAIN, "type": "Twice", "data": "{}"}
+LINES = '{"data": {"n": 1}}\n{"data": {"n": 2}}'
+
+
+def form_id(text: str) -> str:
+    """Return the id that a page gives its form."""
+    found = re.search(r'name="form_id" value="([^"]+)"', text)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "count"),
+    [("/send", SEND, 1), ("/send/bulk", SEND | {"copies": "3"}, 3), ("/send/bulk", SEND | {"lines": LINES}, 2)],
+)
+def test_commands_are_sent_once(
+    operator: Browser, sync_pool: CommandBusPool, path: str, data: dict[str, Any], count: int
+) -> None:
+    def sent() -> int:
+        return len(CommandBus(sync_pool).query_commands(command_type="Twice"))
+
+    form = data | {"form_id": form_id(operator.get(path).text)}
+    assert operator.post(path, form).status_code == 302
+    again = operator.post(path, form)
+    assert (again.status_code, "was sent already" in again.text, sent()) == (422, True, count)
+    assert operator.post(path, data | {"form_id": form_id(again.text)}).status_code == 302
+    assert sent() == 2 * count
+
+
+def test_a_command_that_another_form_sent_is_called_by_its_id(operator: Browser, world: World) -> None:
+    line = f'{{"data": {{}}, "command_id": "{world.parked[0]}"}}'
+    answer = operator.post("/send/bulk", SEND | {"lines": line, "form_id": form_id(operator.get("/send/bulk").text)})
+    assert f"{world.parked[0]} exists" in answer.text
+    assert "was sent already" not in answer.text
+
+
+@pytest.mark.parametrize("page", [f"/redrives/new?domain={DOMAIN}", "/troubleshooting", "/troubleshooting/commands"])
+def test_a_redrive_is_started_once(operator: Browser, world: World, sync_pool: CommandBusPool, page: str) -> None:
+    def started() -> int:
+        return len(Redrives(sync_pool).list()) - len(world.redrives)
+
+    data = {"domain": DOMAIN, "rate": "1"}
+    form = data | {"form_id": form_id(operator.get(page).text)}
+    assert operator.post("/redrives", form).status_code == 302
+    again = operator.post("/redrives", form)
+    assert (again.status_code, "was sent already" in again.text, started()) == (422, True, 1)
+    assert operator.post("/redrives", data | {"form_id": form_id(again.text)}).status_code == 302
+    assert started() == 2
+
+
+@pytest.mark.parametrize("path", ["/send", "/send/bulk", "/redrives"])
+def test_an_id_of_a_form_that_is_none_is_refused(operator: Browser, path: str) -> None:
+    answer = operator.post(path, SEND | {"copies": "1", "rate": "1", "form_id": "x"})
+    assert (answer.status_code, "reload the page" in answer.text) == (422, True)

@@ -1,0 +1,83 @@
+"""What pages say is so: of groups beyond the largest, of workers whatever our clock says, and what viewers see."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from commandbus.console import recent
+from tests.integration.console.browser import CANARY, DOMAIN, Browser
+from tests.integration.console.test_operation import beat, run
+
+if TYPE_CHECKING:
+    from tests.integration.console.browser import World
+    from tests.integration.console.conftest import MakeApp
+
+
+def test_a_group_is_found_however_many_are_larger(operator: Browser, world: World, direct_url: str) -> None:
+    assert world.parked
+    ((key,),) = run(direct_url, "select failure_key from commandbus.list_failure_groups()")
+    run(
+        direct_url,
+        "insert into commandbus.command (domain, queue_name, msg_id, command_id, command_type, status, max_attempts,"
+        " created_at, updated_at, reply_queue, last_error_type, last_error_code, last_error_msg, attention_at,"
+        " failure_key)"
+        " select c.domain, c.queue_name, null, gen_random_uuid(), 'Type' || n, c.status, 3, now(), now(), '',"
+        " c.last_error_type, c.last_error_code, c.last_error_msg, now(),"
+        " md5(n::text)::uuid"
+        " from commandbus.command c, generate_series(1, 1001) n, generate_series(1, 3)"
+        " where c.command_id = %s",
+        (world.parked[0],),
+    )
+    groups = run(direct_url, "select failure_key from commandbus.list_failure_groups(null, 1000)")
+    assert (key,) not in groups
+    found = operator.get(f"/api/troubleshooting/commands?domain={DOMAIN}&group={key}").get_json()
+    assert (found["total"], len(found["commands"])) == (2, 2)
+    assert "Nothing of it waits" not in operator.get(f"/troubleshooting/commands?domain={DOMAIN}&group={key}").text
+    assert "empty by now" not in operator.get(f"/redrives/new?group={DOMAIN}/{key}").text
+
+
+@pytest.mark.parametrize("seconds", [-90, 90])
+def test_workers_live_by_the_clock_of_the_server(
+    operator: Browser, world: World, direct_url: str, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    alive, silent = beat(direct_url), beat(direct_url, "host-b", seconds=60)
+    monkeypatch.setattr(recent, "utc_now", lambda: datetime.now(UTC) + timedelta(seconds=seconds))
+    for path in ("/api/overview", f"/api/queues/{DOMAIN}"):
+        workers = operator.get(path).get_json()["workers"]
+        assert {UUID(w["worker_id"]): w.get("is_silent") for w in workers if "is_silent" in w} in (
+            {alive: False, silent: True}, {},
+        )  # fmt: skip
+    assert "1 worker of pay went silent" in operator.get("/").text
+    assert operator.get(f"/api/redrives/{world.redrives[0]}").get_json()["workers"] == 1
+
+
+def test_viewers_see_the_keys_of_events_that_are_not_the_librarys(
+    operator: Browser, viewer: Browser, world: World, direct_url: str
+) -> None:
+    for details in (f'{{"note": "{CANARY}"}}', f'["{CANARY}"]', f'"{CANARY}"'):
+        for owner in (world.parked[0], world.redrives[0], world.batches[0]):
+            run(direct_url, "select commandbus.log_event(%s, %s, 'APPROVED', %s)", (DOMAIN, owner, details))
+    owner = world.redrives[0]
+    details = f'{{"operator": "{CANARY}", "reason": "{CANARY}"}}'
+    run(direct_url, "select commandbus.log_event(%s, %s, 'APPROVED', %s)", (DOMAIN, owner, details))
+    place = f"/commands/{DOMAIN}/{world.parked[0]}"
+    for path in (place, f"/api{place}", "/audit?event=APPROVED", "/api/audit?event=APPROVED", f"/redrives/{owner}"):
+        assert CANARY in operator.get(path).text, path
+        assert CANARY not in viewer.get(path).text, path
+    assert CANARY not in viewer.get(f"/batches/{DOMAIN}/{world.batches[0]}").text
+    assert "note" in viewer.get(place).text
+
+
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via"])
+def test_without_authentication_nothing_comes_through_a_proxy(make_app: MakeApp, header: str) -> None:
+    assert Browser(make_app()).get("/health", headers={header: "192.0.2.7"}).status_code == 403
+
+
+def test_charts_say_that_their_times_are_utc(operator: Browser, direct_url: str) -> None:
+    beat(direct_url)
+    run(direct_url, "update commandbus.throughput set at = at - interval '1 minute'")
+    assert ">UTC</span>" in operator.get("/").text
