@@ -181,7 +181,7 @@ def _find(form: Form) -> Found:
     trail, limit = Trail(form), form.count("limit", 1, _MOST_ROWS, PAGE) or PAGE
     if form.errors:
         return Found()
-    found = console().bus.find_commands(**filters, start=trail.start, limit=limit + 1)  # type: ignore[arg-type]
+    found = console().bus.find_commands(**filters, start=trail.start, limit=limit + 1)  # type: ignore[arg-type]  # read by name
     rows = found.commands[:limit]
     if len(found.commands) > limit:
         return Found(rows, trail.newer(), trail.older(PageKey(rows[-1].created_at, rows[-1].command_id)))
