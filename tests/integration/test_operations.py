@@ -32,6 +32,7 @@ from tests.integration.live import (
     raises,
     reached,
     registry_of,
+    rows,
     running,
     send,
     send_many,
@@ -158,6 +159,18 @@ async def test_workers_carry_a_redrive_out(bus: CommandBus, pool: CommandBusPool
     assert (progress.completed, progress.again) == (20, 0)
     assert [one.redrive_id for one in await redrives.list(DOMAIN)] == [redrive_id]
     assert await redrives.get(uuid4()) is None
+
+
+@pytest.mark.direct("it renames a function")
+async def test_a_worker_that_cannot_say_that_it_lives_carries_redrives_out(
+    bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    command_ids = await park(bus, pool, 5)
+    await Redrives(pool).start(DOMAIN, rate=1_000)
+    await rows(pool, "alter function commandbus.sp_worker_beat rename to lost")
+    async with running(make_worker(pool, registry_of(charge=do_nothing))):
+        await reached(bus, command_ids)
+    assert [r.message for r in caplog.records if "lives" in r.message] == ["a worker cannot say that it lives"]
 
 
 async def test_a_redrive_on_hold_sends_nothing(bus: CommandBus, pool: CommandBusPool) -> None:

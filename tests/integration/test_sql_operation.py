@@ -381,6 +381,21 @@ def test_operators_and_redrives_of_one_batch_never_deadlock(bus: Bus, database_u
     assert bus.counts(batch_id) == (400, 0, 0, 0, 0)
 
 
+def test_a_step_and_an_operator_wait_a_second_at_most_for_each_other(bus: Bus, database_url: str) -> None:
+    (command_id,) = bus.park()
+    redrive_id = start(bus, rate=100)
+    with open_bus(database_url) as other:
+        with other.connection.transaction():
+            other.run("select from commandbus.command where command_id = %s for update", command_id)
+            with refusal("55P03"):
+                step(bus)
+        with other.connection.transaction():
+            other.run("select from commandbus.redrive where redrive_id = %s for update", redrive_id)
+            with refusal("55P03"):
+                bus.call("sp_control_redrive", redrive_id=redrive_id, action="STOP")
+    assert redrive(bus, redrive_id)[:3] == ("RUNNING", 1, 0)
+
+
 def test_two_workers_step_a_redrive_once(bus: Bus, database_url: str) -> None:
     bus.park(30)
     redrive_id = start(bus, rate=0.2)
