@@ -384,6 +384,8 @@ def test_operators_and_redrives_of_one_batch_never_deadlock(bus: Bus, database_u
 def test_a_step_and_an_operator_wait_a_second_at_most_for_each_other(bus: Bus, database_url: str) -> None:
     (command_id,) = bus.park()
     redrive_id = start(bus, rate=100)
+    bus.run("set lock_timeout = 0")
+    bus.run("set statement_timeout = '15s'")  # another error than that of a lock
     with open_bus(database_url) as other:
         with other.connection.transaction():
             other.run("select from commandbus.command where command_id = %s for update", command_id)
