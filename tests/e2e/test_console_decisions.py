@@ -32,7 +32,6 @@ def bus(database_url: str) -> Iterator[Bus]:
 
 def decide(page: Page, verb: str, reason: str = "") -> None:
     """Decide about what is chosen, and say yes when asked."""
-    expect(page.locator("[data-keys-hint]")).to_be_visible()  # scripts run
     page.get_by_label("Reason").fill(reason)
     page.get_by_role("button", name=verb, exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name=verb, exact=True).click()
@@ -55,6 +54,18 @@ def test_a_group_leads_to_its_commands_and_a_selection_of_them_is_retried(
     assert len(retried) == 2
     page.goto(f"{console_url}/commands/{DOMAIN}/{retried[0]}")
     expect(page.get_by_role("region", name="Timeline")).to_contain_text("the stock came")
+
+
+def test_nothing_is_decided_unasked_while_scripts_are_on_their_way(console_url: str, bus: Bus, page: Page) -> None:
+    [parked] = park(bus, 1)
+    page.route("**/js/main.js*", lambda route: route.abort())
+    page.goto(f"{console_url}/commands/{DOMAIN}/{parked}")
+    page.get_by_label("Reason").fill("in a hurry")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.get_by_role("dialog")).to_contain_text("for good?")
+    assert bus.status(parked) == "IN_TROUBLESHOOTING_QUEUE"
+    page.get_by_role("dialog").get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("Canceled 1 command")
 
 
 def test_all_of_a_page_and_a_range_are_chosen_at_once(console_url: str, bus: Bus, page: Page) -> None:

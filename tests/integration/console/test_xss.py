@@ -122,7 +122,7 @@ def check_page(page: str, where: str) -> Reader:
     found = Reader(page)
     assert found.tags <= TAGS, (where, found.tags - TAGS)
     assert not {name for name in found.attributes if name.startswith("on") or name in {"style", "srcdoc"}}, where
-    assert found.scripts == ["/static/console/js/theme.js", "/static/console/js/main.js"], where
+    assert found.scripts == [f"/static/console/js/{name}.js" for name in ("theme", "forms", "main")], where
     assert all(address.startswith(("/", "?", "#")) and not address.startswith("//") for address in found.addresses), (
         where
     )
