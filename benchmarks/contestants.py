@@ -8,6 +8,7 @@ first handler and HANDLED after the last, each with the monotonic clock in nanos
 """
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -216,6 +217,9 @@ def main() -> None:
     contestant, action, options = CONTESTANTS[sys.argv[1]], sys.argv[2], json.loads(sys.argv[3])
     url = options["url"]
     if action == "work":
+        gc.collect()
+        gc.freeze()  # as `commandbus worker` does
+        gc.set_threshold(10_000)
         tell("READY")
         sys.stdin.readline()
         contestant.work(url, Hook(options["count"], options["latency_file"]), listen=options["listen"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,6 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register our markers; with ``--hostile``, let pools ask for a path in which nothing of ours can be seen."""
+    # A shell without job control starts what runs in its background deaf to interrupts, and so all its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--hostile"):
         os.environ["COMMANDBUS_SEARCH_PATH"] = "pg_catalog"
     if config.getoption("--pgbouncer"):

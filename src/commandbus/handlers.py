@@ -19,7 +19,7 @@ from commandbus.errors import (
     InvalidArgumentError,
     InvalidOperationError,
 )
-from commandbus.models import Command
+from commandbus.models import Command, Lease
 from commandbus.payload import check_command_type, check_domain, check_timeout
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # fn(command, context) or fn(model, context), plain or async; the result is any JSON value.
 HandlerFn = Callable[[Any, "HandlerContext"], Any]
+# Keeps a lease for so many seconds from now.
+Extender = Callable[[Lease, float], Awaitable[None]]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__commandbus_handler__"
@@ -50,7 +52,8 @@ class HandlerContext:
     msg_id: int
     batch_id: UUID | None = None
     transaction: "AsyncConnection[Any] | None" = field(default=None, repr=False)
-    extender: Callable[[float], Awaitable[None]] | None = field(default=None, repr=False)
+    lease: Lease | None = field(default=None, repr=False)
+    extender: Extender | None = field(default=None, repr=False)
 
     @property
     def command_id(self) -> UUID:
@@ -86,9 +89,9 @@ class HandlerContext:
             StaleLeaseError: the lease is lost; the handler should stop.
         """
         check_timeout(seconds, "seconds", 1)
-        if self.extender is None:
+        if self.lease is None or self.extender is None:
             raise InvalidOperationError("this context has no lease to extend: it was not made by a worker")
-        await self.extender(seconds)
+        await self.extender(self.lease, seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,7 @@ def settle_error(error: BaseException, *, attempt: int, max_attempts: int, polic
     return Settlement(outcome, None, kind, code, message, details, reason, delay)
 
 
+RELEASE = Settlement(Outcome.RELEASE)
 _COMPLETED = Settlement(Outcome.COMPLETED)
 
 # How psycopg's own sentences about SQL begin: they name placeholders and types, never values. Others quote connection

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -42,6 +43,9 @@ from tests.integration.live import (
     send,
     send_many,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IN_TSQ = CommandStatus.IN_TROUBLESHOOTING_QUEUE
 
@@ -379,3 +383,28 @@ async def test_a_worker_takes_at_most_its_batch_size_in_one_look(bus: CommandBus
     looks = await rows(pool, "select count(*) from commandbus.audit where event_type = 'RECEIVED' group by ts")
     assert sum(count for (count,) in looks) == 7
     assert max(count for (count,) in looks) <= 3
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Nothing that refers to itself is found while the test runs."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_commands_that_ended_are_gone_without_the_collector(bus: CommandBus, pool: CommandBusPool) -> None:
+    async def charge(command: Command, context: HandlerContext) -> None:
+        if command.data["n"] % 5 == 0:
+            await context.extend_visibility(60)
+        if command.data["n"] % 10 == 0:
+            raise PermanentCommandError("NO_STOCK", "there is none")
+
+    async with running(make_worker(pool, registry_of(charge=charge))):
+        command_ids = await send_many(bus, 100)
+        for number, command_id in enumerate(command_ids):
+            await reached(bus, command_id, "COMPLETED" if number % 10 else IN_TSQ)
+    kept = [one.data for one in gc.get_objects() if isinstance(one, Command)]
+    assert len(kept) <= 10  # each slot knows its last one until the worker itself is gone

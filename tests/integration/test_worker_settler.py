@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from commandbus import CommandStatus, Worker
 from commandbus.repositories import PostgresCommandRepository
-from commandbus.retry import Outcome, Settlement
-from commandbus.worker.execute import RELEASE
+from commandbus.retry import RELEASE, Outcome, Settlement
 from commandbus.worker.settle import Settler
 from tests.integration.live import DOMAIN, last_error, rows, send_many, status
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from commandbus import errors
 from commandbus.handlers import HandlerContext, HandlerRegistry, handler
-from commandbus.models import Command
+from commandbus.models import Command, Lease
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -276,14 +276,15 @@ def test_context_knows_its_command() -> None:
 
 
 async def test_context_extends_its_lease() -> None:
-    asked: list[float] = []
+    asked: list[tuple[Lease, float]] = []
 
-    async def extend(seconds: float) -> None:
-        asked.append(seconds)
+    async def extend(lease: Lease, seconds: float) -> None:
+        asked.append((lease, seconds))
 
-    await context(extender=extend).extend_visibility(30)
+    lease = Lease(ID, 7, 1)
+    await context(lease=lease, extender=extend).extend_visibility(30)
 
-    assert asked == [30]
+    assert asked == [(lease, 30)]
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 86_401, float("nan"), True, "1"])

@@ -1,8 +1,9 @@
 """Commands: as they are sent, handled and stored, and their answers."""
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from commandbus.models.states import AuditEventType, CommandStatus, ErrorType, ReplyOutcome
@@ -189,15 +190,18 @@ class Reply:
     details: Any = field(default=None, repr=False)
 
 
-class Lease(NamedTuple):
+@dataclass(slots=True)
+class Lease:
     """The right to end one attempt: whoever names it must still hold it.
 
     Attributes:
         command_id: the command that was delivered.
         msg_id: its message.
         read_ct: PGMQ's count of deliveries of that message; a later delivery has a higher one.
+        renewed_at: when it last began to hold for its holder's usual time, by the holder's monotonic clock.
     """
 
     command_id: UUID
     msg_id: int
     read_ct: int
+    renewed_at: float = field(default_factory=time.monotonic, repr=False, compare=False)

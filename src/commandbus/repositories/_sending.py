@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, errors, sql
 from commandbus.errors import DatabaseUnavailableError, DuplicateCommandError, QueueNotFoundError
 from commandbus.models import SendResult
 from commandbus.payload import check_domain
-from commandbus.repositories._arrays import optional_array, plain_array, text_array
+from commandbus.repositories._arrays import optional_array, plain_array, text_array, uuid_array
 from commandbus.repositories._base import Repository, recover
 
 
@@ -143,7 +143,7 @@ class Sending(Repository):
             " $5::uuid[], $6::text[], $7::int[], $8::uuid, $9::boolean, $10::boolean, $11::int)",
             (
                 domain,
-                plain_array([c.command_id for c in commands]),
+                uuid_array([c.command_id for c in commands]),
                 text_array([c.command_type for c in commands]),
                 text_array([c.data for c in commands]),
                 optional_array([c.correlation_id for c in commands]),

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from commandbus.models import Redrive, RedriveProgress, RedriveStatus
-from commandbus.repositories._arrays import plain_array
+from commandbus.repositories._arrays import uuid_array
 from commandbus.repositories._base import Repository
 
 _FIELDS = (
@@ -46,7 +46,7 @@ class PostgresRedrives(Repository):
             " $7::text, $8::int)",
             (
                 domain,
-                None if command_ids is None else plain_array(command_ids),
+                None if command_ids is None else uuid_array(command_ids),
                 failure_key,
                 rate,
                 stop_after,

@@ -19,7 +19,7 @@ from commandbus.repositories import PgmqClient, PostgresCommandRepository
 from commandbus.repositories._base import settings_of
 from commandbus.retry import RetryPolicy
 from commandbus.worker.execute import Runner
-from commandbus.worker.leases import extend_lease
+from commandbus.worker.leases import make_extender
 from commandbus.worker.received import to_received, without_faults
 
 if TYPE_CHECKING:
@@ -159,20 +159,20 @@ async def _run_all(
 ) -> dict[UUID, Command]:
     repository = PostgresCommandRepository(pool)
     commands: dict[UUID, Command] = {}
+    extender = make_extender(repository, domain, _LEASE)
     attempts = 0
     while True:
         deliveries = await repository.receive(domain, limit=1, visibility_timeout=_LEASE)
         if not deliveries and not (retries and await _bring_forward(pool, domain)):
             return commands
         for delivery in deliveries:
-            received = to_received(domain, delivery)
+            received = to_received(domain, delivery, extender)
             commands[delivery.command_id] = received.command
             if not without_faults(domain, [delivery]):
                 continue
-            received.context.extender = partial(extend_lease, repository, received, _LEASE)
             settlement = await runner.run(received)
             if settlement is not None:
-                await repository.settle(domain, [(received.lease, settlement)])
+                await repository.settle(domain, [received.lease], [settlement])
             attempts += 1
         if attempts >= limit:
             raise InvalidOperationError(

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -18,10 +17,10 @@ from commandbus.errors import TransientCommandError
 from commandbus.handlers import HandlerRegistry
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.repositories.command import Delivery
-from commandbus.retry import RetryPolicy, Settlement, settle_error
+from commandbus.retry import RELEASE, RetryPolicy, Settlement, settle_error
 from commandbus.worker.backoff import TROUBLE, Backoff
-from commandbus.worker.execute import RELEASE, Runner
-from commandbus.worker.leases import LeaseKeeper, extend_lease
+from commandbus.worker.execute import Runner
+from commandbus.worker.leases import LeaseKeeper, make_extender
 from commandbus.worker.listen import Listener
 from commandbus.worker.received import ReceivedCommand, to_received, without_faults
 from commandbus.worker.settle import Settler
@@ -32,7 +31,7 @@ _LONGEST_TURN = 0.005  # seconds of the loop's time for handlers that never wait
 _LAST_WORDS = 1.0
 
 
-Note = Callable[[ReceivedCommand, Settlement | None, float], None]
+Note = Callable[[ReceivedCommand, Settlement | None, float, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Engine:
         registry: the handlers.
         commands: the worker's own statements, on connections that handlers cannot exhaust.
         handler_pool: connections for transactional handlers.
-        note: is told of every attempt that ended, how, and after how many seconds in its handler.
+        note: is told of every attempt that ended, how, and from when to when by the monotonic clock.
     """
 
     def __init__(
@@ -71,6 +70,7 @@ class Engine:
         self._options = options
         self._note = note
         self._commands = commands
+        self._extender = make_extender(commands, options.domain, options.visibility_timeout)
         self._threads = ThreadPoolExecutor(options.concurrency, thread_name_prefix="commandbus-handler")
         self._runner = Runner(registry, options.policy, handler_pool, options.max_result_bytes, self._threads)
         self._settler = Settler(commands, options.domain, self._free)
@@ -211,8 +211,7 @@ class Engine:
             timer.cancel()
 
     def _accept(self, delivery: Delivery) -> None:
-        received = to_received(self._options.domain, delivery)
-        received.context.extender = partial(extend_lease, self._commands, received, self._options.visibility_timeout)
+        received = to_received(self._options.domain, delivery, self._extender)
         if self._stopping:
             self._settler.add(received, RELEASE)
             return
@@ -244,17 +243,17 @@ class Engine:
         assert task is not None  # noqa: S101  (a slot is a task)
         untouched = contextvars.copy_context()
         self._is_waking = False
-        yielded_at = time.monotonic()
+        now = yielded_at = time.monotonic()
         while contextvars.copy_context() == untouched:
-            if time.monotonic() - yielded_at > _LONGEST_TURN:
+            if now - yielded_at > _LONGEST_TURN:
                 await asyncio.sleep(0)
-                yielded_at = time.monotonic()
+                now = yielded_at = time.monotonic()
             if not self._ready:
                 waiting = asyncio.get_running_loop().create_future()
                 self._idle.append(waiting)
                 await waiting
                 self._is_waking = False
-                yielded_at = time.monotonic()
+                now = yielded_at = time.monotonic()
                 continue
             received = self._ready.popleft()
             self._wake_slot()
@@ -263,7 +262,6 @@ class Engine:
                 continue
             received.task = task
             self._running.add(received)
-            started_at = time.monotonic()
             try:
                 settlement = await self._runner.run(received)
             except asyncio.CancelledError as error:
@@ -277,7 +275,8 @@ class Engine:
                 self._done_in_transactions += 1
             else:
                 self._settler.add(received, settlement)
-            self._note(received, settlement, time.monotonic() - started_at)
+            started_at, now = now, time.monotonic()
+            self._note(received, settlement, started_at, now)
             if task.cancelling():
                 break  # the handler refused to be cancelled; the next one must not inherit that
         self._slots.discard(task)

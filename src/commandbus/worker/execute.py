@@ -14,14 +14,11 @@ from commandbus.errors import HandlerNotFoundError, PermanentCommandError, Stale
 from commandbus.handlers import HandlerRegistry, Registration
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.repositories._base import translate
-from commandbus.retry import Outcome, RetryPolicy, Settlement, settle_error, settle_success
+from commandbus.retry import RELEASE, Outcome, RetryPolicy, Settlement, settle_error, settle_success
 from commandbus.worker.places import place_of
 from commandbus.worker.received import ReceivedCommand
 
 logger = logging.getLogger(__name__)
-
-
-RELEASE = Settlement(Outcome.RELEASE)
 
 
 class _RolledBackError(Exception):
@@ -128,7 +125,7 @@ class Runner:
         try:
             async with connection.pipeline():
                 await self._commands.on(connection).settle_unfetched(
-                    received.command.domain, [(received.lease, settlement)]
+                    received.command.domain, received.lease, settlement
                 )
                 await transaction.__aexit__(None, None, None)
         except psycopg.Error as error:

@@ -5,8 +5,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from commandbus.errors import StaleLeaseError
+from commandbus.handlers import Extender
+from commandbus.models import Lease
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.worker.backoff import TROUBLE
 from commandbus.worker.received import ReceivedCommand
@@ -47,7 +50,7 @@ class LeaseKeeper:
         while True:
             await asyncio.sleep(self._interval)
             now = time.monotonic()
-            due = [r for r in self._held() if not r.is_settling and now - r.renewed_at >= self._interval / 2]
+            due = [r for r in self._held() if not r.is_settling and now - r.lease.renewed_at >= self._interval / 2]
             due.sort(key=_by_message)
             for start in range(0, len(due), _MOST):
                 await self._extend(due[start : start + _MOST])
@@ -61,10 +64,10 @@ class LeaseKeeper:
                 "leases cannot be extended now",
                 extra={"domain": self._domain, "leases": len(due), "error": type(error).__name__},
             )
-            lost = {r.command.command_id for r in due if asked_at - r.renewed_at > self._timeout}
+            lost = {r.command.command_id for r in due if asked_at - r.lease.renewed_at > self._timeout}
         else:
             for received in due:
-                received.renewed_at = asked_at
+                received.lease.renewed_at = asked_at
         for received in due:
             if received.command.command_id in lost and not received.is_settling:
                 self._give_up(received)
@@ -80,8 +83,19 @@ class LeaseKeeper:
         )
 
 
-async def extend_lease(
-    commands: PostgresCommandRepository, received: ReceivedCommand, visibility_timeout: int, seconds: float
+def make_extender(commands: PostgresCommandRepository, domain: str, visibility_timeout: int) -> Extender:
+    """Return what the contexts of a domain's handlers extend their leases with.
+
+    Args:
+        commands: the repository to extend with.
+        domain: the domain.
+        visibility_timeout: seconds that a lease usually holds.
+    """
+    return partial(_extend_lease, commands, domain, visibility_timeout)
+
+
+async def _extend_lease(
+    commands: PostgresCommandRepository, domain: str, visibility_timeout: int, lease: Lease, seconds: float
 ) -> None:
     """Keep one command leased for *seconds* from now, though the usual time is *visibility_timeout*.
 
@@ -89,11 +103,11 @@ async def extend_lease(
         StaleLeaseError: the lease is somebody else's now.
     """
     asked_at = time.monotonic()
-    lost = await commands.extend(received.command.domain, [received.lease], visibility_timeout=math.ceil(seconds))
+    lost = await commands.extend(domain, [lease], visibility_timeout=math.ceil(seconds))
     if lost:
-        raise StaleLeaseError(f"the lease of command {received.command.command_id} is no longer held")
+        raise StaleLeaseError(f"the lease of command {lease.command_id} is no longer held")
     # As if renewed for the usual time so late that it ends as asked: the keeper must not cut it short.
-    received.renewed_at = asked_at + max(0.0, seconds - visibility_timeout)
+    lease.renewed_at = asked_at + max(0.0, seconds - visibility_timeout)
 
 
 def _by_message(received: ReceivedCommand) -> int:

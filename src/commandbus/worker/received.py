@@ -2,16 +2,16 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from commandbus.errors import InvalidPayloadError
-from commandbus.handlers import HandlerContext
+from commandbus.handlers import Extender, HandlerContext
 from commandbus.models import Command, CommandMetadata, CommandStatus, Lease
 from commandbus.payload import decode
 from commandbus.repositories.command import Delivery
+from commandbus.retry import RELEASE, Settlement
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class ReceivedCommand:
         context: what a handler is given besides.
         lease: names this delivery to the database.
         problem: the error of undecodable data, or None.
-        renewed_at: when the lease last began to hold for its usual time, by the monotonic clock.
+        end: what became of the attempt, once it has ended.
         task: what runs its handler, or None.
         is_settling: whether its end is on the way to the database.
         is_lost: whether the lease was found to be somebody else's.
@@ -36,9 +36,8 @@ class ReceivedCommand:
     command: Command
     context: HandlerContext
     lease: Lease
-    delivery: Delivery = field(repr=False)
     problem: InvalidPayloadError | None = None
-    renewed_at: float = field(default_factory=time.monotonic)
+    end: Settlement = RELEASE
     task: asyncio.Task[Any] | None = field(default=None, repr=False)
     is_settling: bool = False
     is_lost: bool = False
@@ -51,23 +50,23 @@ class ReceivedCommand:
     @property
     def metadata(self) -> CommandMetadata:
         """The command's stored state as it was delivered."""
-        row = self.delivery
+        command, context = self.command, self.context
         return CommandMetadata(
-            domain=self.command.domain,
-            command_id=row.command_id,
-            command_type=row.command_type,
+            domain=command.domain,
+            command_id=command.command_id,
+            command_type=command.command_type,
             status=CommandStatus.IN_PROGRESS,
-            attempts=row.attempts,
-            max_attempts=row.max_attempts,
-            msg_id=row.msg_id,
-            correlation_id=row.correlation_id,
-            reply_to=row.reply_queue or None,
+            attempts=context.attempt,
+            max_attempts=context.max_attempts,
+            msg_id=context.msg_id,
+            correlation_id=command.correlation_id,
+            reply_to=command.reply_to,
             last_error_type=None,
             last_error_code=None,
             last_error_msg=None,
-            created_at=row.created_at,
-            updated_at=row.created_at,
-            batch_id=row.batch_id,
+            created_at=command.created_at,
+            updated_at=command.created_at,
+            batch_id=context.batch_id,
         )
 
 
@@ -99,23 +98,32 @@ def without_faults(domain: str, deliveries: Sequence[Delivery]) -> list[Delivery
     return good
 
 
-def to_received(domain: str, delivery: Delivery) -> ReceivedCommand:
-    """Return a delivery as a received command; undecodable data becomes its problem, not an error."""
-    problem = None
-    data = None
+def to_received(domain: str, delivery: Delivery, extender: Extender) -> ReceivedCommand:
+    """Return a delivery as a received command; undecodable data becomes its problem, not an error.
+
+    Nothing of it refers to itself, and there are few objects: what the collector has to find, or to look at again and
+    again, would cost a worker more than all its own work.
+    """
+    (
+        command_id,
+        command_type,
+        text,
+        correlation_id,
+        reply_queue,
+        attempts,
+        max_attempts,
+        msg_id,
+        read_ct,
+        batch_id,
+        created_at,
+        _,
+    ) = delivery
+    problem = data = None
     try:
-        data = decode(delivery.data or "null")
+        data = decode(text or "null")
     except InvalidPayloadError as error:
         problem = error
-    command = Command(
-        domain,
-        delivery.command_type,
-        delivery.command_id,
-        data,
-        delivery.correlation_id,
-        delivery.reply_queue or None,
-        delivery.created_at,
-    )
-    context = HandlerContext(command, delivery.attempts, delivery.max_attempts, delivery.msg_id, delivery.batch_id)
-    lease = Lease(delivery.command_id, delivery.msg_id, delivery.read_ct)
-    return ReceivedCommand(command, context, lease, delivery, problem)
+    command = Command(domain, command_type, command_id, data, correlation_id, reply_queue or None, created_at)
+    lease = Lease(command_id, msg_id, read_ct)
+    context = HandlerContext(command, attempts, max_attempts, msg_id, batch_id, None, lease, extender)
+    return ReceivedCommand(command, context, lease, problem)

@@ -16,7 +16,6 @@ from commandbus.worker.received import ReceivedCommand
 logger = logging.getLogger(__name__)
 
 _MOST = 1_000
-_End = tuple[ReceivedCommand, Settlement]
 
 
 class Settler:
@@ -37,8 +36,8 @@ class Settler:
         self._domain = domain
         self.done = self.given_back = 0
         self._on_settled = on_settled
-        self._waiting: list[_End] = []
-        self._under_way: list[_End] = []
+        self._waiting: list[ReceivedCommand] = []
+        self._under_way: list[ReceivedCommand] = []
         self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -50,13 +49,14 @@ class Settler:
 
     def add(self, received: ReceivedCommand, settlement: Settlement) -> None:
         """Store the end of an attempt soon."""
-        self._waiting.append((received, settlement))
+        received.end = settlement
+        self._waiting.append(received)
         self._arrived.set()
         self._empty.clear()
 
     def waiting(self) -> Iterable[ReceivedCommand]:
         """Return those whose end is not on its way yet; their leases must be kept."""
-        return [received for received, _ in self._waiting]
+        return self._waiting
 
     async def drain(self) -> None:
         """Return when everything is stored."""
@@ -70,7 +70,7 @@ class Settler:
             if not self._waiting:
                 self._arrived.clear()
             self._under_way.sort(key=_by_message)
-            for received, _ in self._under_way:
+            for received in self._under_way:
                 received.is_settling = True
             await self._store(self._under_way)
             self._under_way = []
@@ -78,7 +78,7 @@ class Settler:
                 self._empty.set()
             self._on_settled()
 
-    async def _store(self, group: list[_End]) -> None:
+    async def _store(self, group: list[ReceivedCommand]) -> None:
         """Store a group; one end that the database cannot take does not hold the others up."""
         try:
             await self._settle(group)
@@ -88,20 +88,23 @@ class Settler:
                 await self._store(group[:half])
                 await self._store(group[half:])
                 return
-            received, settlement = group[0]
+            (received,) = group
             logger.warning(
                 "the end of an attempt cannot be stored",
                 extra=_facts(received) | {"sqlstate": getattr(error, "sqlstate", None)},
             )
-            if settlement is not _UNSTORABLE:
-                await self._store([(received, _UNSTORABLE)])
+            if received.end is not _UNSTORABLE:
+                received.end = _UNSTORABLE
+                await self._store(group)
 
-    async def _settle(self, group: list[_End]) -> None:
+    async def _settle(self, group: list[ReceivedCommand]) -> None:
         backoff = Backoff()
         while True:
             try:
                 refused = await self._commands.settle(
-                    self._domain, [(received.lease, settlement) for received, settlement in group]
+                    self._domain,
+                    [received.lease for received in group],
+                    [received.end for received in group],
                 )
             except TROUBLE as error:
                 logger.warning(
@@ -111,18 +114,19 @@ class Settler:
                 await asyncio.sleep(backoff.next())
             else:
                 break
-        for received, settlement in group:
+        for received in group:
+            end = received.end
             if refused and refused.get(received.command.command_id) == "STALE":
                 logger.warning("lease was stale, nothing settled", extra=_facts(received))
                 continue
-            if settlement.outcome is Outcome.RELEASE:
+            if end.outcome is Outcome.RELEASE:
                 self.given_back += 1
                 continue
             self.done += 1
-            if settlement.outcome is Outcome.TROUBLESHOOT:
+            if end.outcome is Outcome.TROUBLESHOOT:
                 logger.warning(
                     "command moved to the troubleshooting queue",
-                    extra=_facts(received) | {"reason": settlement.reason, "error_code": settlement.error_code},
+                    extra=_facts(received) | {"reason": end.reason, "error_code": end.error_code},
                 )
 
 
@@ -135,8 +139,8 @@ _UNSTORABLE = Settlement(
 )
 
 
-def _by_message(end: _End) -> int:
-    return end[0].lease.msg_id
+def _by_message(received: ReceivedCommand) -> int:
+    return received.lease.msg_id
 
 
 def _facts(received: ReceivedCommand) -> dict[str, object]:

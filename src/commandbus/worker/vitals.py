@@ -56,16 +56,19 @@ class Vitals:
         self._counts = [0] * len(_PLACES)
         self._waits = [0] * _HISTOGRAM
         self._runs = [0] * _HISTOGRAM
+        self._epoch = time.time() - time.monotonic()  # what the monotonic clock lacks
 
-    def note(self, received: ReceivedCommand, settlement: Settlement | None, seconds: float) -> None:
-        """Count an attempt that took *seconds*; None is a completion that the handler's transaction stored."""
+    def note(
+        self, received: ReceivedCommand, settlement: Settlement | None, started_at: float, ended_at: float
+    ) -> None:
+        """Count an attempt between two times of the monotonic clock; without settlement, its transaction stored it."""
         place = 0 if settlement is None else _PLACES.get(settlement.outcome)
         if place is None:
             return  # given back
         self._counts[place] += 1
-        self._runs[_bucket(seconds)] += 1
+        self._runs[_bucket(ended_at - started_at)] += 1
         if received.context.attempt == 1:
-            self._waits[_bucket(time.time() - seconds - received.command.created_at.timestamp())] += 1
+            self._waits[_bucket(started_at + self._epoch - received.command.created_at.timestamp())] += 1
 
     async def run(self) -> None:
         """Tell it to the database every five seconds, and carry on redrives, until cancelled.
@@ -122,7 +125,7 @@ class Vitals:
 
 def _bucket(seconds: float) -> int:
     """Return the least i so that it took less than 2**i milliseconds."""
-    return min(int(seconds * 1_000).bit_length(), _HISTOGRAM - 1) if seconds > 0 else 0
+    return 0 if seconds < 0.001 else min(int(seconds * 1_000).bit_length(), _HISTOGRAM - 1)
 
 
 def _short(histogram: list[int]) -> list[int]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from functools import partial
 from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
@@ -24,7 +23,7 @@ from commandbus.retry import RetryPolicy, Settlement, settle_error, settle_resul
 from commandbus.worker.connections import listening, open_now, own_pool
 from commandbus.worker.engine import Engine, RunOptions
 from commandbus.worker.housekeeping import keep_house
-from commandbus.worker.leases import extend_lease
+from commandbus.worker.leases import make_extender
 from commandbus.worker.received import ReceivedCommand, to_received, without_faults
 from commandbus.worker.vitals import Vitals
 
@@ -123,9 +122,9 @@ class Worker:
             else check_count(visibility_timeout, "visibility_timeout", 1, _MAX_VISIBILITY_TIMEOUT),
         )
         received = []
+        extender = make_extender(self._commands, self._domain, self._visibility_timeout)
         for delivery in without_faults(self._domain, deliveries):
-            one = to_received(self._domain, delivery)
-            one.context.extender = partial(extend_lease, self._commands, one, self._visibility_timeout)
+            one = to_received(self._domain, delivery, extender)
             if one.problem is None:
                 received.append(one)
             else:
@@ -294,7 +293,7 @@ class Worker:
         return settle_error(error, attempt=context.attempt, max_attempts=context.max_attempts, policy=self._policy)
 
     async def _settle(self, received: ReceivedCommand, settlement: Settlement) -> None:
-        refused = await self._commands.settle(self._domain, [(received.lease, settlement)])
+        refused = await self._commands.settle(self._domain, [received.lease], [settlement])
         if refused.get(received.lease.command_id) == "STALE":
             raise StaleLeaseError(
                 f"the lease of command {received.lease.command_id} is no longer held: nothing was stored"

@@ -3,12 +3,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from commandbus.models import Lease
 from commandbus.retry import Settlement
-from commandbus.sync.repositories._arrays import optional_array, plain_array
+from commandbus.sync.repositories._arrays import optional_array, plain_array, uuid_array
 from commandbus.sync.repositories._base import Repository
 
 _SETTLE = (
@@ -64,14 +64,18 @@ class Attempts(Repository):
             "select * from commandbus.sp_receive_commands($1::text, $2::int, $3::int, $4::boolean)",
             (domain, limit, visibility_timeout, not self._owns_transactions),
         )
-        return [Delivery._make(row) for row in rows]
+        deliveries: list[Any] = rows
+        for place, row in enumerate(rows):  # in place: each row is gone before the next delivery is made
+            deliveries[place] = Delivery._make(row)
+        return deliveries
 
-    def settle(self, domain: str, settled: Sequence[tuple[Lease, Settlement]]) -> dict[UUID, str]:
+    def settle(self, domain: str, leases: Sequence[Lease], ends: Sequence[Settlement]) -> dict[UUID, str]:
         """End attempts, each by the lease it was given.
 
         Args:
             domain: the domain of all.
-            settled: 1 to 10,000 leases and what became of their attempts, by rising msg_id.
+            leases: 1 to 10,000, by rising msg_id.
+            ends: what became of the attempt of each.
 
         Returns:
             The leases that were not settled now, by command id: STALE, no longer the holder's, or DONE,
@@ -79,26 +83,24 @@ class Attempts(Repository):
 
         Source: ``commandbus.sp_settle_commands``; one round trip.
         """
-        rows = self._rows(_SETTLE, self._settle_parameters(domain, settled, strict=False))
+        rows = self._rows(_SETTLE, self._settle_parameters(domain, leases, ends, strict=False))
         return dict(rows)
 
-    def settle_unfetched(self, domain: str, settled: Sequence[tuple[Lease, Settlement]]) -> None:
-        """Send a settle in the caller's pipeline, and leave it to the pipeline's end to fail if a lease is stale.
+    def settle_unfetched(self, domain: str, lease: Lease, end: Settlement) -> None:
+        """Send one settle in the caller's pipeline, and leave it to the pipeline's end to fail if the lease is stale.
 
         Only for a repository on a connection. Arguments as in `settle`.
 
         Source: ``commandbus.sp_settle_commands``.
         """
-        self._send(_SETTLE, self._settle_parameters(domain, settled, strict=True))
+        self._send(_SETTLE, self._settle_parameters(domain, [lease], [end], strict=True))
 
     def _settle_parameters(
-        self, domain: str, settled: Sequence[tuple[Lease, Settlement]], *, strict: bool
+        self, domain: str, leases: Sequence[Lease], ends: Sequence[Settlement], *, strict: bool
     ) -> tuple[object, ...]:
-        leases = [lease for lease, _ in settled]
-        ends = [end for _, end in settled]
         return (
             domain,
-            plain_array([lease.command_id for lease in leases]),
+            uuid_array([lease.command_id for lease in leases]),
             plain_array([lease.msg_id for lease in leases]),
             plain_array([lease.read_ct for lease in leases]),
             plain_array([end.outcome for end in ends]),
@@ -133,7 +135,7 @@ class Attempts(Repository):
             " $4::int[], $5::int)",
             (
                 domain,
-                plain_array([lease.command_id for lease in leases]),
+                uuid_array([lease.command_id for lease in leases]),
                 plain_array([lease.msg_id for lease in leases]),
                 plain_array([lease.read_ct for lease in leases]),
                 visibility_timeout,

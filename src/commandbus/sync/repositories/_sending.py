@@ -12,7 +12,7 @@ from psycopg import Connection, errors, sql
 from commandbus.errors import DatabaseUnavailableError, DuplicateCommandError, QueueNotFoundError
 from commandbus.models import SendResult
 from commandbus.payload import check_domain
-from commandbus.sync.repositories._arrays import optional_array, plain_array, text_array
+from commandbus.sync.repositories._arrays import optional_array, plain_array, text_array, uuid_array
 from commandbus.sync.repositories._base import Repository, recover
 
 
@@ -144,7 +144,7 @@ class Sending(Repository):
             " $5::uuid[], $6::text[], $7::int[], $8::uuid, $9::boolean, $10::boolean, $11::int)",
             (
                 domain,
-                plain_array([c.command_id for c in commands]),
+                uuid_array([c.command_id for c in commands]),
                 text_array([c.command_type for c in commands]),
                 text_array([c.data for c in commands]),
                 optional_array([c.correlation_id for c in commands]),

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from commandbus.models import ErrorType, FailureGroup, TroubleshootingItem
 from commandbus.payload import decode_leniently
-from commandbus.sync.repositories._arrays import plain_array
+from commandbus.sync.repositories._arrays import uuid_array
 from commandbus.sync.repositories._base import Repository, Row
 
 
@@ -101,7 +101,7 @@ class Troubleshooting(Repository):
         rows = self._rows(
             "select command_id, msg_id, refusal from commandbus.sp_operator_retry($1::text, $2::uuid[], $3::text,"
             " $4::boolean, $5::text)",
-            (domain, plain_array(command_ids), operator, self._settings.notify, reason),
+            (domain, uuid_array(command_ids), operator, self._settings.notify, reason),
             repeatable=False,
         )
         return [Verdict._make(row) for row in rows]
@@ -113,7 +113,7 @@ class Troubleshooting(Repository):
         rows = self._rows(
             "select command_id, null, refusal from commandbus.sp_operator_cancel($1::text, $2::uuid[], $3::text,"
             " $4::text, $5::boolean)",
-            (domain, plain_array(command_ids), reason, operator, self._settings.notify),
+            (domain, uuid_array(command_ids), reason, operator, self._settings.notify),
             repeatable=False,
         )
         return [Verdict._make(row) for row in rows]
@@ -140,7 +140,7 @@ class Troubleshooting(Repository):
         rows = self._rows(
             "select command_id, null, refusal from commandbus.sp_operator_complete($1::text, $2::uuid[], $3::jsonb,"
             " $4::text, $5::boolean, $6::text)",
-            (domain, plain_array(command_ids), result, operator, self._settings.notify, reason),
+            (domain, uuid_array(command_ids), result, operator, self._settings.notify, reason),
             repeatable=False,
         )
         return [Verdict._make(row) for row in rows]

@@ -17,7 +17,7 @@ from commandbus.payload import (
     decode_leniently,
     encode_value,
 )
-from commandbus.sync.repositories._arrays import plain_array, text_array
+from commandbus.sync.repositories._arrays import text_array, uuid_array
 from commandbus.sync.repositories._base import Repository
 
 _MOST_SECONDS = 86_400
@@ -82,7 +82,7 @@ class PgmqClient(Repository):
         ids = [check_uuid(command_id, "command_id") for command_id in command_ids]
         rows = self._rows(
             "select r::text from commandbus.sp_take_replies($1::text, $2::uuid[], $3::text) r",
-            (check_reply_queue(queue, "queue"), plain_array(ids), None if domain is None else check_domain(domain)),
+            (check_reply_queue(queue, "queue"), uuid_array(ids), None if domain is None else check_domain(domain)),
             repeatable=False,
         )
         return [to_reply(decode_leniently(text)) for (text,) in rows]
