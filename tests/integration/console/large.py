@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-# Two days of a worker's pieces of ten seconds, half the histograms in use.
+# A week of 50 domains, as it is kept, half the histograms in use.
 PAST = """
-insert into commandbus.throughput (domain, at, completed, enqueued, depth, oldest_at, waits, runs)
-select 'pay', to_timestamp(floor(extract(epoch from now()) / 10) * 10 - n * 10), 500, 1000000 - n, 100, now(),
-    array_fill(9::bigint, array[12]), array_fill(9::bigint, array[12])
-from generate_series(0, 17280) n
+insert into commandbus.throughput (domain, seconds, at, completed, enqueued, depth, oldest_at, waits, runs)
+select case d when 1 then 'pay' else 'other_' || d end, p.seconds,
+    date_bin(make_interval(secs => p.seconds), now(), '2000-01-01 00:00:00+00') - n * make_interval(secs => p.seconds),
+    500, 510, 100, now(), array_fill(9::bigint, array[12]), array_fill(9::bigint, array[12])
+from generate_series(1, 50) d, commandbus._pieces() p,
+    generate_series(0, (extract(epoch from p.kept) / p.seconds)::int) n
+order by 3
 """
 WORKERS = """
 insert into commandbus.worker (worker_id, domain, host, pid, concurrency, in_flight)
@@ -39,7 +42,7 @@ FILTERS = {
     "/redrives": ("domain=pay",),
     "/redrives/new": ("domain=pay", "group=pay/{group}"),
     "/commands/{domain}/{command_id}": ("payload=on",),
-    "/": ("span=24h", "domain=pay&span=1h"),
+    "/": ("span=24h", "span=7d", "domain=pay&span=1h"),
     "/queues/{domain}": ("span=6h",),
 }  # fmt: skip
 # An examination on demand takes as long as it says; files and streams are no pages.
