@@ -115,8 +115,10 @@ create index command_correlation_idx on commandbus.command (correlation_id) wher
 create index command_created_idx on commandbus.command (created_at);
 -- list_batch_commands.
 create index command_batch_idx on commandbus.command (domain, batch_id) where batch_id is not null;
--- query_commands and find_commands for those that wait for an operator, failed, or were canceled.
-create index command_attention_idx on commandbus.command (domain, attention_at) where attention_at is not null;
+-- _find_troubled: what waits for an operator, and what failed or was canceled, newest first. No other index has
+-- its order.
+create index command_troubled_idx on commandbus.command (
+    domain, ((failure_key is null)::int), (created_at at time zone 'UTC')) where attention_at is not null;
 -- list_troubleshooting: longest waiting first, however many failed and were canceled before.
 create index command_waiting_idx on commandbus.command (domain, attention_at) where failure_key is not null;
 -- list_failure_groups, and the commands of one.
@@ -2457,12 +2459,53 @@ begin
     offset p_offset;
 end $$;
 
+-- commandbus._find_troubled: of each of these domains up to p_most commands that wait for an operator, or that failed
+-- or were canceled, newest first. Whatever the server believes of the table, it reads no others: only
+-- command_troubled_idx has this order, and a sort is no choice.
+create function commandbus._find_troubled(
+    p_domains   text[],
+    p_waiting   boolean,
+    p_after     timestamptz,
+    p_before    timestamptz,
+    p_before_at timestamptz,
+    p_before_id uuid,
+    p_most      int
+)
+returns setof commandbus.command
+language plpgsql stable
+rows 1000
+set search_path = pg_catalog, pg_temp
+set enable_sort = off
+set enable_seqscan = off
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    v_at     timestamp := p_before_at at time zone 'UTC';
+    v_after  timestamp := coalesce(p_after, '-infinity') at time zone 'UTC';
+    v_before timestamp := coalesce(p_before, 'infinity') at time zone 'UTC';
+begin
+    return query
+    select n.*
+    from unnest(p_domains) as d(domain)
+    cross join lateral (
+        select c.*
+        from commandbus.command c
+        where c.domain = d.domain and c.attention_at is not null and (c.failure_key is null)::int = (not p_waiting)::int
+            and c.created_at at time zone 'UTC' <= v_at
+            and (c.created_at at time zone 'UTC', c.command_id) < (v_at, p_before_id)
+            and c.created_at at time zone 'UTC' >= v_after
+            and (p_before is null or c.created_at at time zone 'UTC' < v_before)
+        order by c.created_at at time zone 'UTC' desc, c.command_id desc
+        limit p_most
+    ) n;
+end $$;
+
 -- commandbus.find_commands: a page of commands that match every filter given, newest first, at a bounded price.
 --
--- The next page is found with the last row's created_at and command_id as p_before_at and p_before_id. Filters that
--- have an index find everything. Those without (a type, a text, and a domain or status alone) look at p_scan commands
--- per call, of those that the others find; where that does not fill the page, the last row has no command, and says
--- where the next call should go on.
+-- The next page is found with the last row's created_at and command_id as p_before_at and p_before_id. A conversation,
+-- a batch, a group of failures, an id, and what waits for an operator have an index that finds everything. All other
+-- filters look at p_scan commands per call, of those that the indexes find; where that does not fill the page, the last
+-- row has no command, and says where the next call should go on.
 --
 -- p_id: the command with this id, and those of this correlation. p_text: part of a type, an error's code or its text,
 -- or the beginning of an id.
@@ -2483,7 +2526,7 @@ create function commandbus.find_commands(
     p_before_at      timestamptz default null,
     p_before_id      uuid        default null,
     p_limit          int         default 50,
-    p_scan           int         default 50000
+    p_scan           int         default 15000
 )
 returns table (command commandbus.command, resume_at timestamptz, resume_id uuid)
 language plpgsql stable
@@ -2495,54 +2538,85 @@ as $$
 declare
     v_from_at    timestamptz := coalesce(p_before_at, 'infinity');
     v_from_id    uuid := coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
-    v_attention  boolean := coalesce(p_status in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED'), false);
-    v_is_indexed boolean := v_attention or p_correlation_id is not null or p_batch_id is not null
-        or p_failure_key is not null or p_id is not null;
-    v_is_exact   boolean := v_is_indexed and p_command_type is null and p_text is null;
+    v_waiting    boolean := coalesce(p_status = 'IN_TROUBLESHOOTING_QUEUE', false);
+    v_is_indexed boolean := p_correlation_id is not null or p_batch_id is not null or p_failure_key is not null
+        or p_id is not null;
+    v_troubled   boolean := not v_is_indexed
+        and coalesce(p_status in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED'), false);
+    v_is_exact   boolean := (v_is_indexed or v_troubled and v_waiting) and p_command_type is null and p_text is null;
     v_most       int := case when v_is_exact then p_limit else p_scan end;
-    v_domains    text[];
+    v_domains    text[] := array[p_domain];
 begin
     if p_limit is null or p_limit not between 1 and 1000 or p_scan is null or p_scan < p_limit then
         raise exception 'limit: must be 1 to 1,000; scan: not less' using errcode = 'CB007';
     end if;
-    if p_domain is null and (p_batch_id is not null or p_failure_key is not null) then
-        v_domains := array(select commandbus.list_known_domains());  -- what these indexes begin with
+    if p_domain is null and v_troubled then
+        with recursive troubled as (
+            select (select min(c.domain) from commandbus.command c where c.attention_at is not null) as domain
+            union all
+            select (
+                select min(c.domain) from commandbus.command c where c.attention_at is not null and c.domain > t.domain
+            )
+            from troubled t
+            where t.domain is not null
+        )
+        select array_agg(t.domain) into v_domains from troubled t where t.domain is not null;
+        v_most := greatest(p_limit, v_most / greatest(cardinality(v_domains), 1));  -- of each domain
+    elsif p_domain is null then
+        v_domains := array(select commandbus.list_known_domains());  -- what their indexes begin with
     end if;
     return query
     select case when k.n = 0 then l.command end, case when k.n = 1 then l.created_at end,
         case when k.n = 1 then l.command_id end
     from (
-        select c::commandbus.command as command, c.created_at, c.command_id,
-            row_number() over (order by c.created_at desc, c.command_id desc) as place,
-            (p_domain is null or c.domain = p_domain)
-            and (p_status is null or c.status = p_status)
-            and (p_command_type is null or c.command_type = p_command_type)
-            and (p_text is null
-                or strpos(lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
-                or starts_with(c.command_id::text, lower(p_text))) as fits
+        -- Behind the first place where the search broke off, not all are known.
+        select p.*, count(*) filter (where p.place = v_most) over (
+                order by p.created_at desc, p.command_id desc rows unbounded preceding) as breaks
         from (
-            select *
-            from commandbus.command n
-            where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
-                and (p_created_after is null or n.created_at >= p_created_after)
-                and (p_created_before is null or n.created_at < p_created_before)
-                and (not v_is_indexed or p_domain is null or n.domain = p_domain)
-                and (not v_is_indexed or p_status is null or n.status = p_status)
-                and (not v_attention or n.attention_at is not null)
-                and (v_domains is null or n.domain = any (v_domains))
-                and (p_correlation_id is null
-                    or n.correlation_id = p_correlation_id and n.correlation_id <> n.command_id
-                    or n.command_id = p_correlation_id and n.correlation_id = p_correlation_id)
-                and (p_batch_id is null or n.batch_id = p_batch_id)
-                and (p_failure_key is null or n.failure_key = p_failure_key)
-                and (p_id is null
-                    or n.command_id = p_id or n.correlation_id = p_id and n.correlation_id <> n.command_id)
-            order by n.created_at desc, n.command_id desc
-            limit v_most
-        ) c
+            select c::commandbus.command as command, c.created_at, c.command_id,
+                row_number() over (
+                    partition by case when v_troubled then c.domain end
+                    order by c.created_at desc, c.command_id desc) as place,
+                (p_domain is null or c.domain = p_domain)
+                and (p_status is null or c.status = p_status)
+                and (p_command_type is null or c.command_type = p_command_type)
+                and (p_text is null
+                    or strpos(
+                        lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
+                    or starts_with(c.command_id::text, lower(p_text))) as fits
+            from (
+                (
+                    select *
+                    from commandbus.command n
+                    where not v_troubled and n.created_at <= v_from_at
+                        and (n.created_at, n.command_id) < (v_from_at, v_from_id)
+                        and (p_created_after is null or n.created_at >= p_created_after)
+                        and (p_created_before is null or n.created_at < p_created_before)
+                        and (not v_is_indexed or p_domain is null or n.domain = p_domain)
+                        and (not v_is_indexed or p_status is null or n.status = p_status)
+                        and (p_domain is not null or p_batch_id is null and p_failure_key is null
+                            or n.domain = any (v_domains))
+                        and (p_correlation_id is null
+                            or n.correlation_id = p_correlation_id and n.correlation_id <> n.command_id
+                            or n.command_id = p_correlation_id and n.correlation_id = p_correlation_id)
+                        and (p_batch_id is null or n.batch_id = p_batch_id)
+                        and (p_failure_key is null or n.failure_key = p_failure_key)
+                        and (p_id is null
+                            or n.command_id = p_id or n.correlation_id = p_id and n.correlation_id <> n.command_id)
+                    order by n.created_at desc, n.command_id desc
+                    limit v_most
+                )
+                union all
+                select t.*
+                from commandbus._find_troubled(
+                    v_domains, v_waiting, p_created_after, p_created_before, v_from_at, v_from_id, v_most) t
+                where v_troubled
+            ) c
+        ) p
     ) l
-    -- Nothing for a row that does not fit, a command for one that does, and after the last one where to go on.
+    -- Nothing for a row that does not fit, a command for one that does, and where it broke off where to go on.
     cross join lateral generate_series((not l.fits)::int, (not v_is_exact and l.place = v_most)::int) as k(n)
+    where v_is_exact or l.breaks = (l.place = v_most)::int
     order by l.created_at desc, l.command_id desc
     limit p_limit;
 end $$;
@@ -2790,13 +2864,17 @@ $$;
 
 -- commandbus.list_troubleshooting: commands that wait for an operator, with their payload; longest waiting first.
 --
--- p_domain null: of all domains; each is read by its own part of the index, so that nothing is sorted but one page.
+-- p_domain null: of all domains; each is read by its own part of the index, so that nothing is sorted but one page. The
+-- next page is found with the last row's attention_at and command_id as p_after_at and p_after_id: it costs as much as
+-- the first, where p_offset reads all that it skips.
 create function commandbus.list_troubleshooting(
     p_domain       text default null,
     p_command_type text default null,
     p_limit        int  default 50,
     p_offset       int  default 0,
-    p_failure_key  uuid default null
+    p_failure_key  uuid default null,
+    p_after_at     timestamptz default null,
+    p_after_id     uuid default null
 )
 returns table (command commandbus.command, payload jsonb)
 language plpgsql stable
@@ -2831,6 +2909,8 @@ begin
                 and c.failure_key is not null
                 and (p_command_type is null or c.command_type = p_command_type)
                 and (p_failure_key is null or c.failure_key = p_failure_key)
+                and (p_after_at is null
+                    or c.attention_at >= p_after_at and (c.attention_at, c.command_id) > (p_after_at, p_after_id))
             order by c.attention_at, c.command_id
             limit p_offset::bigint + p_limit
         ) n
@@ -2842,25 +2922,35 @@ begin
     order by w.attention_at, w.command_id;
 end $$;
 
--- commandbus.list_troubleshooting_ids: the ids of all commands that wait for an operator, longest waiting first.
+-- commandbus.list_troubleshooting_ids: the ids of commands that wait for an operator, longest waiting first; all, or the
+-- first p_limit after a command, as in list_troubleshooting.
 create function commandbus.list_troubleshooting_ids(
     p_domain       text,
     p_command_type text default null,
-    p_failure_key  uuid default null
+    p_failure_key  uuid default null,
+    p_after_at     timestamptz default null,
+    p_after_id     uuid default null,
+    p_limit        int  default null
 )
 returns setof uuid
-language sql stable
+language plpgsql stable
 rows 1000
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
+begin
+    return query
     select c.command_id
     from commandbus.command c
     where c.failure_key is not null
         and c.domain = p_domain
         and (p_command_type is null or c.command_type = p_command_type)
         and (p_failure_key is null or c.failure_key = p_failure_key)
+        and (p_after_at is null
+            or c.attention_at >= p_after_at and (c.attention_at, c.command_id) > (p_after_at, p_after_id))
     order by c.attention_at, c.command_id
-$$;
+    limit p_limit;
+end $$;
 
 -- commandbus.count_troubleshooting: how many commands wait for an operator, per domain and type.
 create function commandbus.count_troubleshooting(p_domain text default null, p_command_type text default null)

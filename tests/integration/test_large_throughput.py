@@ -54,7 +54,7 @@ def test_a_span_of_any_length_reads_a_few_hundred_rows_per_domain(server: Server
                     step,
                 )
                 took, read = time.perf_counter() - began, fetched(bus) - before
-            assert len(found) == seconds // step + 1
+            assert len(found) in {seconds // step, seconds // step + 1}  # a piece may begin after the fill
             assert {piece["completed"] for piece in found} == {5 * DOMAINS}
             assert sum(found[0]["runs"]) == 12 * DOMAINS * (DOMAINS + 1) // 2
             assert read <= 3 * DOMAINS * (seconds // step + 1), (seconds, read)

@@ -15,6 +15,7 @@ from tests.integration.sql_helpers import (
     REPLIES,
     Bus,
     errors,
+    ids_of,
     in_thread,
     new_ids,
     open_bus,
@@ -562,6 +563,42 @@ def test_a_search_that_looks_at_a_few_at_a_time_finds_everything(bus: Bus) -> No
     assert sorted(pages(bus, 2, text="RAR", scan=5)[0]) == sorted(rare)
 
 
+@pytest.mark.parametrize("limit", [1, 3, 7, 100])
+def test_pages_of_what_waits_show_every_command_once_longest_waiting_first(bus: Bus, limit: int) -> None:
+    bus.create_domain("ship")
+    for domain, kind in ((DOMAIN, "charge"), ("ship", "charge"), (DOMAIN, "refund"), (DOMAIN, "charge")):
+        bus.park(4, domain=domain, kind=kind)  # the four at the same moment
+    (key,) = bus.rows("select distinct failure_key from commandbus.command where command_type = 'refund'")
+    for filters, where in (
+        ({}, "true"),
+        ({"domain": DOMAIN}, "domain = 'pay'"),
+        ({"command_type": "charge"}, "command_type = 'charge'"),
+        ({"domain": DOMAIN, "failure_key": key["failure_key"]}, "command_type = 'refund'"),
+    ):
+        expected = ids_of(
+            bus.rows(f"select command_id from commandbus.command where {where} order by attention_at, command_id")
+        )
+        found: list[UUID] = []
+        place: dict[str, object] = {}
+        while len(found) <= len(expected):
+            page = bus.rows(
+                "select (command).command_id, (command).attention_at from commandbus.list_troubleshooting("
+                + ", ".join(f"p_{name} => %s" for name in (*filters, *place, "limit"))
+                + ")",
+                *filters.values(),
+                *place.values(),
+                limit,
+            )
+            if not page:
+                break
+            if "domain" in filters:
+                ids = bus.call("list_troubleshooting_ids", **filters, **place, limit=limit)
+                assert [row["list_troubleshooting_ids"] for row in ids] == ids_of(page)
+            found += ids_of(page)
+            place = {"after_at": page[-1]["attention_at"], "after_id": page[-1]["command_id"]}
+        assert found == expected, filters
+
+
 def test_a_text_is_looked_for_among_a_few_of_those_that_wait_at_a_time(bus: Bus) -> None:
     rare = [*fail(bus, "it broke", kind="rare"), *fail(bus, "it broke", kind="rare")]
     for _ in range(8):
@@ -575,6 +612,26 @@ def test_a_text_is_looked_for_among_a_few_of_those_that_wait_at_a_time(bus: Bus)
         row["command_id"] for row in bus.rows("select command_id from commandbus.command where failure_key is not null"
                                               " order by created_at desc, command_id desc")
     ]  # fmt: skip
+
+
+def test_what_failed_is_found_in_pieces_of_all_domains_in_order(bus: Bus) -> None:
+    bus.create_domain("ship")
+    for domain in (DOMAIN, "ship", DOMAIN, DOMAIN, "ship", DOMAIN):
+        bus.send_new(5, domain=domain)
+        received = bus.receive(domain=domain)
+        bus.settle(received, *["FAILED", "TROUBLESHOOT", "FAILED", "TROUBLESHOOT", "FAILED"], domain=domain,
+                   **errors(5, "PERMANENT"))  # fmt: skip
+        bus.call("sp_operator_cancel", domain=domain, command_ids=[received[1]["command_id"]], reason="sold")
+    for status in ("FAILED", "CANCELED", "IN_TROUBLESHOOTING_QUEUE"):
+        expected = [
+            row["command_id"]
+            for row in bus.rows(
+                "select command_id from commandbus.command where status = %s order by created_at desc, command_id desc",
+                status,
+            )
+        ]
+        for limit, scan in ((1, 2), (2, 3), (3, 50_000), (100, 100)):
+            assert pages(bus, limit, status=status, scan=scan)[0] == expected, (status, limit, scan)
 
 
 def test_commands_are_found_by_everything_they_have(bus: Bus) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from commandbus import PageKey
+from commandbus.console.paging import write_key
 from tests.integration.console.browser import World, routes
 from tests.integration.sql_helpers import DOMAIN, Bus
 from tests.integration.test_sql_plans import fill
@@ -35,7 +38,7 @@ FILTERS = {
         "correlation=00000000-0000-0000-0000-000000000007", "batch={batch_id}", "group={group}", "limit=500",
     ),
     "/troubleshooting": ("domain=pay",),
-    "/troubleshooting/commands": ("domain=pay", "domain=pay&group={group}", "type=charge", "domain=pay&offset=5000"),
+    "/troubleshooting/commands": ("domain=pay", "domain=pay&group={group}", "type=charge", "domain=pay&start={place}", "start={place}"),
     "/batches": ("domain=pay", "status=COMPLETED", "domain=pay&offset=900"),
     "/batches/{domain}/{batch_id}": ("status=COMPLETED",),
     "/audit": ("domain=pay", "event=COMPLETED", "domain=pay&event=OPERATOR_CANCEL", "after=1h", "before=1m"),
@@ -65,7 +68,14 @@ def fill_for_pages(bus: Bus, count: int) -> World:
 def pages(app: Flask, bus: Bus, world: World) -> Iterator[str]:
     """Give the address of every page, alone and with each of its filters."""
     group = bus.value("select failure_key from commandbus.command where command_id = %s", world.parked[0])
-    values = {"domain": DOMAIN, "command_id": world.parked[0], "batch_id": world.batches[0], "group": group}
+    (late,) = bus.rows(
+        "select attention_at, command_id from commandbus.command where failure_key is not null"
+        " order by 1, 2 offset 5000 limit 1"
+    )
+    place = quote(write_key(PageKey(late["attention_at"], late["command_id"])))
+    values = {
+        "domain": DOMAIN, "command_id": world.parked[0], "batch_id": world.batches[0], "group": group, "place": place,
+    }  # fmt: skip
     filters = {path.format(**values): [one.format(**values) for one in some] for path, some in FILTERS.items()}
     found = sorted({path for _, path, _ in routes(app, world, "GET") if not path.startswith(_NOT_THESE)})
     assert filters.keys() <= set(found)
