@@ -38,7 +38,10 @@ FILTERS = {
         "correlation=00000000-0000-0000-0000-000000000007", "batch={batch_id}", "group={group}", "limit=500",
     ),
     "/troubleshooting": ("domain=pay",),
-    "/troubleshooting/commands": ("domain=pay", "domain=pay&group={group}", "type=charge", "domain=pay&start={place}", "start={place}"),
+    "/troubleshooting/commands": (
+        "domain=pay", "domain=pay&group={group}", "type=charge",
+        "domain=pay&start={place}", "start={place}",
+    ),
     "/batches": ("domain=pay", "status=COMPLETED", "domain=pay&offset=900"),
     "/batches/{domain}/{batch_id}": ("status=COMPLETED",),
     "/audit": ("domain=pay", "event=COMPLETED", "domain=pay&event=OPERATOR_CANCEL", "after=1h", "before=1m"),
