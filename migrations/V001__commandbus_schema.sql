@@ -115,8 +115,10 @@ create index command_correlation_idx on commandbus.command (correlation_id) wher
 create index command_created_idx on commandbus.command (created_at);
 -- list_batch_commands.
 create index command_batch_idx on commandbus.command (domain, batch_id) where batch_id is not null;
--- query_commands and find_commands for those that wait for an operator, failed, or were canceled.
-create index command_attention_idx on commandbus.command (domain, attention_at) where attention_at is not null;
+-- _find_troubled: what waits for an operator, and what failed or was canceled, newest first. No other index has
+-- its order.
+create index command_troubled_idx on commandbus.command (
+    domain, ((failure_key is null)::int), (created_at at time zone 'UTC')) where attention_at is not null;
 -- list_troubleshooting: longest waiting first, however many failed and were canceled before.
 create index command_waiting_idx on commandbus.command (domain, attention_at) where failure_key is not null;
 -- list_failure_groups, and the commands of one.
@@ -211,22 +213,28 @@ create table commandbus.worker (
     constraint worker_pk primary key (worker_id)
 ) with (fillfactor = 50);
 
--- What workers did, in pieces of ten seconds, and how deep the queue was then. waits and runs are histograms: element
--- i counts commands that took up to 2^(i-1) milliseconds, from their send to the handler, and in the handler.
+-- What workers did, in pieces of several lengths (see _pieces), and how deep the queue was then. waits and runs are
+-- histograms: element i counts commands that took up to 2^(i-1) milliseconds, from their send to the handler, and in
+-- the handler.
 create table commandbus.throughput (
     domain     text        not null,
+    seconds    int         not null, -- the length of the piece
     at         timestamptz not null,
     completed  bigint      not null default 0,
     failed     bigint      not null default 0,
     retried    bigint      not null default 0,
     parked     bigint      not null default 0,
-    enqueued   bigint,     -- the last number that a message of the queue was given
+    enqueued   bigint,     -- messages put into the queue; null where that is not known
+    last_id    bigint,     -- the last number that a message of the queue was given
     depth      bigint,
     oldest_at  timestamptz,
     waits      bigint[]    not null default '{}',
     runs       bigint[]    not null default '{}',
-    constraint throughput_pk primary key (domain, at)
+    constraint throughput_pk primary key (domain, seconds, at)
 ) with (fillfactor = 50);
+
+-- list_throughput of all domains, and what sp_prune_throughput forgets.
+create index throughput_time_idx on commandbus.throughput (seconds, at);
 
 -- A selection of commands of the TSQ, frozen, that workers queue again at a chosen rate.
 create table commandbus.redrive (
@@ -2451,12 +2459,53 @@ begin
     offset p_offset;
 end $$;
 
+-- commandbus._find_troubled: of each of these domains up to p_most commands that wait for an operator, or that failed
+-- or were canceled, newest first. Whatever the server believes of the table, it reads no others: only
+-- command_troubled_idx has this order, and a sort is no choice.
+create function commandbus._find_troubled(
+    p_domains   text[],
+    p_waiting   boolean,
+    p_after     timestamptz,
+    p_before    timestamptz,
+    p_before_at timestamptz,
+    p_before_id uuid,
+    p_most      int
+)
+returns setof commandbus.command
+language plpgsql stable
+rows 1000
+set search_path = pg_catalog, pg_temp
+set enable_sort = off
+set enable_seqscan = off
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    v_at     timestamp := p_before_at at time zone 'UTC';
+    v_after  timestamp := coalesce(p_after, '-infinity') at time zone 'UTC';
+    v_before timestamp := coalesce(p_before, 'infinity') at time zone 'UTC';
+begin
+    return query
+    select n.*
+    from unnest(p_domains) as d(domain)
+    cross join lateral (
+        select c.*
+        from commandbus.command c
+        where c.domain = d.domain and c.attention_at is not null and (c.failure_key is null)::int = (not p_waiting)::int
+            and c.created_at at time zone 'UTC' <= v_at
+            and (c.created_at at time zone 'UTC', c.command_id) < (v_at, p_before_id)
+            and c.created_at at time zone 'UTC' >= v_after
+            and (p_before is null or c.created_at at time zone 'UTC' < v_before)
+        order by c.created_at at time zone 'UTC' desc, c.command_id desc
+        limit p_most
+    ) n;
+end $$;
+
 -- commandbus.find_commands: a page of commands that match every filter given, newest first, at a bounded price.
 --
--- The next page is found with the last row's created_at and command_id as p_before_at and p_before_id. Filters that
--- have an index find everything. Those without (a type, a text, and a domain or status alone) look at p_scan commands
--- per call, of those that the others find; where that does not fill the page, the last row has no command, and says
--- where the next call should go on.
+-- The next page is found with the last row's created_at and command_id as p_before_at and p_before_id. A conversation,
+-- a batch, a group of failures, an id, and what waits for an operator have an index that finds everything. All other
+-- filters look at p_scan commands per call, of those that the indexes find; where that does not fill the page, the last
+-- row has no command, and says where the next call should go on.
 --
 -- p_id: the command with this id, and those of this correlation. p_text: part of a type, an error's code or its text,
 -- or the beginning of an id.
@@ -2477,7 +2526,7 @@ create function commandbus.find_commands(
     p_before_at      timestamptz default null,
     p_before_id      uuid        default null,
     p_limit          int         default 50,
-    p_scan           int         default 50000
+    p_scan           int         default 15000
 )
 returns table (command commandbus.command, resume_at timestamptz, resume_id uuid)
 language plpgsql stable
@@ -2489,54 +2538,85 @@ as $$
 declare
     v_from_at    timestamptz := coalesce(p_before_at, 'infinity');
     v_from_id    uuid := coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
-    v_attention  boolean := coalesce(p_status in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED'), false);
-    v_is_indexed boolean := v_attention or p_correlation_id is not null or p_batch_id is not null
-        or p_failure_key is not null or p_id is not null;
-    v_is_exact   boolean := v_is_indexed and p_command_type is null and p_text is null;
+    v_waiting    boolean := coalesce(p_status = 'IN_TROUBLESHOOTING_QUEUE', false);
+    v_is_indexed boolean := p_correlation_id is not null or p_batch_id is not null or p_failure_key is not null
+        or p_id is not null;
+    v_troubled   boolean := not v_is_indexed
+        and coalesce(p_status in ('IN_TROUBLESHOOTING_QUEUE', 'FAILED', 'CANCELED'), false);
+    v_is_exact   boolean := (v_is_indexed or v_troubled and v_waiting) and p_command_type is null and p_text is null;
     v_most       int := case when v_is_exact then p_limit else p_scan end;
-    v_domains    text[];
+    v_domains    text[] := array[p_domain];
 begin
     if p_limit is null or p_limit not between 1 and 1000 or p_scan is null or p_scan < p_limit then
         raise exception 'limit: must be 1 to 1,000; scan: not less' using errcode = 'CB007';
     end if;
-    if p_domain is null and (p_batch_id is not null or p_failure_key is not null) then
-        v_domains := array(select commandbus.list_known_domains());  -- what these indexes begin with
+    if p_domain is null and v_troubled then
+        with recursive troubled as (
+            select (select min(c.domain) from commandbus.command c where c.attention_at is not null) as domain
+            union all
+            select (
+                select min(c.domain) from commandbus.command c where c.attention_at is not null and c.domain > t.domain
+            )
+            from troubled t
+            where t.domain is not null
+        )
+        select array_agg(t.domain) into v_domains from troubled t where t.domain is not null;
+        v_most := greatest(p_limit, v_most / greatest(cardinality(v_domains), 1));  -- of each domain
+    elsif p_domain is null then
+        v_domains := array(select commandbus.list_known_domains());  -- what their indexes begin with
     end if;
     return query
     select case when k.n = 0 then l.command end, case when k.n = 1 then l.created_at end,
         case when k.n = 1 then l.command_id end
     from (
-        select c::commandbus.command as command, c.created_at, c.command_id,
-            row_number() over (order by c.created_at desc, c.command_id desc) as place,
-            (p_domain is null or c.domain = p_domain)
-            and (p_status is null or c.status = p_status)
-            and (p_command_type is null or c.command_type = p_command_type)
-            and (p_text is null
-                or strpos(lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
-                or starts_with(c.command_id::text, lower(p_text))) as fits
+        -- Behind the first place where the search broke off, not all are known.
+        select p.*, count(*) filter (where p.place = v_most) over (
+                order by p.created_at desc, p.command_id desc rows unbounded preceding) as breaks
         from (
-            select *
-            from commandbus.command n
-            where n.created_at <= v_from_at and (n.created_at, n.command_id) < (v_from_at, v_from_id)
-                and (p_created_after is null or n.created_at >= p_created_after)
-                and (p_created_before is null or n.created_at < p_created_before)
-                and (not v_is_indexed or p_domain is null or n.domain = p_domain)
-                and (not v_is_indexed or p_status is null or n.status = p_status)
-                and (not v_attention or n.attention_at is not null)
-                and (v_domains is null or n.domain = any (v_domains))
-                and (p_correlation_id is null
-                    or n.correlation_id = p_correlation_id and n.correlation_id <> n.command_id
-                    or n.command_id = p_correlation_id and n.correlation_id = p_correlation_id)
-                and (p_batch_id is null or n.batch_id = p_batch_id)
-                and (p_failure_key is null or n.failure_key = p_failure_key)
-                and (p_id is null
-                    or n.command_id = p_id or n.correlation_id = p_id and n.correlation_id <> n.command_id)
-            order by n.created_at desc, n.command_id desc
-            limit v_most
-        ) c
+            select c::commandbus.command as command, c.created_at, c.command_id,
+                row_number() over (
+                    partition by case when v_troubled then c.domain end
+                    order by c.created_at desc, c.command_id desc) as place,
+                (p_domain is null or c.domain = p_domain)
+                and (p_status is null or c.status = p_status)
+                and (p_command_type is null or c.command_type = p_command_type)
+                and (p_text is null
+                    or strpos(
+                        lower(concat_ws(' ', c.command_type, c.last_error_code, c.last_error_msg)), lower(p_text)) > 0
+                    or starts_with(c.command_id::text, lower(p_text))) as fits
+            from (
+                (
+                    select *
+                    from commandbus.command n
+                    where not v_troubled and n.created_at <= v_from_at
+                        and (n.created_at, n.command_id) < (v_from_at, v_from_id)
+                        and (p_created_after is null or n.created_at >= p_created_after)
+                        and (p_created_before is null or n.created_at < p_created_before)
+                        and (not v_is_indexed or p_domain is null or n.domain = p_domain)
+                        and (not v_is_indexed or p_status is null or n.status = p_status)
+                        and (p_domain is not null or p_batch_id is null and p_failure_key is null
+                            or n.domain = any (v_domains))
+                        and (p_correlation_id is null
+                            or n.correlation_id = p_correlation_id and n.correlation_id <> n.command_id
+                            or n.command_id = p_correlation_id and n.correlation_id = p_correlation_id)
+                        and (p_batch_id is null or n.batch_id = p_batch_id)
+                        and (p_failure_key is null or n.failure_key = p_failure_key)
+                        and (p_id is null
+                            or n.command_id = p_id or n.correlation_id = p_id and n.correlation_id <> n.command_id)
+                    order by n.created_at desc, n.command_id desc
+                    limit v_most
+                )
+                union all
+                select t.*
+                from commandbus._find_troubled(
+                    v_domains, v_waiting, p_created_after, p_created_before, v_from_at, v_from_id, v_most) t
+                where v_troubled
+            ) c
+        ) p
     ) l
-    -- Nothing for a row that does not fit, a command for one that does, and after the last one where to go on.
+    -- Nothing for a row that does not fit, a command for one that does, and where it broke off where to go on.
     cross join lateral generate_series((not l.fits)::int, (not v_is_exact and l.place = v_most)::int) as k(n)
+    where v_is_exact or l.breaks = (l.place = v_most)::int
     order by l.created_at desc, l.command_id desc
     limit p_limit;
 end $$;
@@ -2784,13 +2864,17 @@ $$;
 
 -- commandbus.list_troubleshooting: commands that wait for an operator, with their payload; longest waiting first.
 --
--- p_domain null: of all domains; each is read by its own part of the index, so that nothing is sorted but one page.
+-- p_domain null: of all domains; each is read by its own part of the index, so that nothing is sorted but one page. The
+-- next page is found with the last row's attention_at and command_id as p_after_at and p_after_id: it costs as much as
+-- the first, where p_offset reads all that it skips.
 create function commandbus.list_troubleshooting(
     p_domain       text default null,
     p_command_type text default null,
     p_limit        int  default 50,
     p_offset       int  default 0,
-    p_failure_key  uuid default null
+    p_failure_key  uuid default null,
+    p_after_at     timestamptz default null,
+    p_after_id     uuid default null
 )
 returns table (command commandbus.command, payload jsonb)
 language plpgsql stable
@@ -2825,6 +2909,8 @@ begin
                 and c.failure_key is not null
                 and (p_command_type is null or c.command_type = p_command_type)
                 and (p_failure_key is null or c.failure_key = p_failure_key)
+                and (p_after_at is null
+                    or c.attention_at >= p_after_at and (c.attention_at, c.command_id) > (p_after_at, p_after_id))
             order by c.attention_at, c.command_id
             limit p_offset::bigint + p_limit
         ) n
@@ -2836,25 +2922,35 @@ begin
     order by w.attention_at, w.command_id;
 end $$;
 
--- commandbus.list_troubleshooting_ids: the ids of all commands that wait for an operator, longest waiting first.
+-- commandbus.list_troubleshooting_ids: the ids of commands that wait for an operator, longest waiting first; all, or the
+-- first p_limit after a command, as in list_troubleshooting.
 create function commandbus.list_troubleshooting_ids(
     p_domain       text,
     p_command_type text default null,
-    p_failure_key  uuid default null
+    p_failure_key  uuid default null,
+    p_after_at     timestamptz default null,
+    p_after_id     uuid default null,
+    p_limit        int  default null
 )
 returns setof uuid
-language sql stable
+language plpgsql stable
 rows 1000
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
+begin
+    return query
     select c.command_id
     from commandbus.command c
     where c.failure_key is not null
         and c.domain = p_domain
         and (p_command_type is null or c.command_type = p_command_type)
         and (p_failure_key is null or c.failure_key = p_failure_key)
+        and (p_after_at is null
+            or c.attention_at >= p_after_at and (c.attention_at, c.command_id) > (p_after_at, p_after_id))
     order by c.attention_at, c.command_id
-$$;
+    limit p_limit;
+end $$;
 
 -- commandbus.count_troubleshooting: how many commands wait for an operator, per domain and type.
 create function commandbus.count_troubleshooting(p_domain text default null, p_command_type text default null)
@@ -3026,13 +3122,28 @@ as $$
         commandbus._decision(p_operator, p_reason))
 $$;
 
+-- commandbus._pieces: the lengths of the pieces in which throughput is kept, and for how long.
+--
+-- A beat adds to one piece of each length: a chart of any span reads a few hundred rows per domain, without anybody
+-- having to roll old rows up.
+create function commandbus._pieces()
+returns table (seconds int, kept interval)
+language sql immutable
+rows 5
+set search_path = pg_catalog, pg_temp
+as $$
+    values (10, interval '2 hours'), (30, interval '8 hours'), (180, interval '36 hours'), (600, interval '5 days'),
+        (3600, interval '8 days')
+$$;
+
 -- commandbus.sp_worker_beat: a worker lives, and says what it did since it said so last.
 --
 -- p_counts: completed, failed, retried and parked. p_waits, p_runs: histograms, see throughput. The first beat of ten
--- seconds also looks how deep the queue is.
+-- seconds also looks how deep the queue is, and how many messages were put into it since the last look; where that is
+-- longer ago than half a minute, nobody knows when they were.
 --
 -- Raises   CB005, CB007.
--- Locks    the worker's row, then the domain's newest row in throughput.
+-- Locks    the worker's row, then the domain's newest rows in throughput, by length.
 create function commandbus.sp_worker_beat(
     p_worker_id   uuid,
     p_domain      text,
@@ -3049,8 +3160,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_table text := commandbus._command_table(p_domain);
-    v_at    timestamptz := date_bin('10 seconds', clock_timestamp(), '2000-01-01 00:00:00+00');
+    v_table  text := commandbus._command_table(p_domain);
+    v_now    timestamptz := clock_timestamp();
+    v_at     timestamptz := date_bin('10 seconds', v_now, '2000-01-01 00:00:00+00');
+    v_looks  boolean;
+    v_last   bigint;
+    v_before bigint;
+    v_depth  bigint;
+    v_oldest timestamptz;
 begin
     if cardinality(p_counts) <> 4 or cardinality(p_waits) > 40 or cardinality(p_runs) > 40 then
         raise exception 'counts: four; waits, runs: up to 40' using errcode = 'CB007';
@@ -3059,22 +3176,39 @@ begin
     values (p_worker_id, p_domain, left(p_host, 255), p_pid, p_concurrency, p_in_flight)
     on conflict on constraint worker_pk do update set in_flight = excluded.in_flight, seen_at = clock_timestamp();
 
-    insert into commandbus.throughput (domain, at) values (p_domain, v_at) on conflict do nothing;
-    if found then
-        update commandbus.throughput t
-        set depth = commandbus._depth(v_table),
-            enqueued = pg_sequence_last_value(('pgmq.' || v_table || '_msg_id_seq')::regclass),
-            oldest_at = commandbus._oldest(v_table)
-        where t.domain = p_domain and t.at = v_at;
+    insert into commandbus.throughput (domain, seconds, at) values (p_domain, 10, v_at) on conflict do nothing;
+    v_looks := found;
+    if v_looks then
+        v_last := coalesce(pg_sequence_last_value(('pgmq.' || v_table || '_msg_id_seq')::regclass), 0);
+        v_depth := commandbus._depth(v_table);
+        v_oldest := commandbus._oldest(v_table);
+        select t.last_id into v_before
+        from commandbus.throughput t
+        where t.domain = p_domain and t.seconds = 10 and t.at >= v_at - interval '30 seconds' and t.at < v_at
+        order by t.at desc
+        limit 1;
+    elsif p_counts = '{0,0,0,0}' and p_waits = '{}' and p_runs = '{}' then
+        return;
     end if;
-    update commandbus.throughput t
-    set completed = t.completed + p_counts[1],
-        failed = t.failed + p_counts[2],
-        retried = t.retried + p_counts[3],
-        parked = t.parked + p_counts[4],
-        waits = commandbus._add(t.waits, p_waits),
-        runs = commandbus._add(t.runs, p_runs)
-    where t.domain = p_domain and t.at = v_at and (p_counts <> '{0,0,0,0}' or p_waits <> '{}' or p_runs <> '{}');
+    insert into commandbus.throughput as t (
+        domain, seconds, at, completed, failed, retried, parked, enqueued, last_id, depth, oldest_at, waits, runs)
+    select p_domain, p.seconds, date_bin(make_interval(secs => p.seconds), v_now, '2000-01-01 00:00:00+00'),
+        p_counts[1], p_counts[2], p_counts[3], p_counts[4],
+        case when v_before is not null then greatest(v_last - v_before, 0) end, v_last, v_depth, v_oldest,
+        p_waits, p_runs
+    from commandbus._pieces() p
+    order by p.seconds
+    on conflict on constraint throughput_pk do update
+    set completed = t.completed + excluded.completed,
+        failed = t.failed + excluded.failed,
+        retried = t.retried + excluded.retried,
+        parked = t.parked + excluded.parked,
+        enqueued = coalesce(t.enqueued + excluded.enqueued, t.enqueued, excluded.enqueued),
+        last_id = coalesce(excluded.last_id, t.last_id),
+        depth = case when v_looks then excluded.depth else t.depth end,
+        oldest_at = case when v_looks then excluded.oldest_at else t.oldest_at end,
+        waits = commandbus._add(t.waits, excluded.waits),
+        runs = commandbus._add(t.runs, excluded.runs);
 end $$;
 
 -- commandbus._add: two histograms as one.
@@ -3249,7 +3383,8 @@ end $$;
 
 -- commandbus.list_throughput: what workers did from p_after on, in pieces of p_seconds, oldest first.
 --
--- Of depth and age each piece has its last known value, of counts and histograms the sum. p_domain null: of all.
+-- Of depth and age each piece has its last known value, of counts and histograms the sum. p_domain null: of all. It is
+-- made of the longest pieces kept that fit, which go back as far as _pieces says.
 --
 -- Raises   CB007.
 create function commandbus.list_throughput(p_domain text, p_after timestamptz, p_seconds int default 10)
@@ -3268,47 +3403,56 @@ returns table (
 language plpgsql stable
 rows 1000
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set jit = off
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
+declare
+    v_length interval := make_interval(secs => p_seconds);
+    v_kept   int := (select max(p.seconds) from commandbus._pieces() p where p_seconds % p.seconds = 0);
 begin
     if p_seconds is null or p_seconds not between 10 and 86400 or p_after is null then
         raise exception 'after: a time; seconds: 10 to 86,400' using errcode = 'CB007';
     end if;
+    v_kept := coalesce(v_kept, 10);
     return query
-    with pieces as (
-        select t.*, date_bin(make_interval(secs => p_seconds), t.at, '2000-01-01 00:00:00+00') as piece,
-            case
-                when t.at - lag(t.at) over w <= interval '30 seconds'
-                then greatest(t.enqueued - lag(t.enqueued) over w, 0)
-            end as more  -- sends of a time without workers belong to no piece
+    with pieces as not materialized (  -- read three times from memory, it never goes to disk
+        select t.*, date_bin(v_length, t.at, '2000-01-01 00:00:00+00') as piece
         from commandbus.throughput t
-        where t.at >= date_bin(make_interval(secs => p_seconds), p_after, '2000-01-01 00:00:00+00')
+        where t.seconds = v_kept and t.at >= date_bin(v_length, p_after, '2000-01-01 00:00:00+00')
             and (p_domain is null or t.domain = p_domain)
-        window w as (partition by t.domain order by t.at)
-    ), of_domains as (
-        select p.piece, p.domain, sum(p.more)::bigint as enqueued, sum(p.completed)::bigint as completed,
-            sum(p.failed)::bigint as failed, sum(p.retried)::bigint as retried, sum(p.parked)::bigint as parked,
-            (array_agg(p.depth order by p.at desc))[1] as depth,
-            (array_agg(p.oldest_at order by p.at desc))[1] as oldest_at
+    ), sums as (
+        select p.piece, sum(p.enqueued)::bigint as enqueued, sum(p.completed)::bigint as completed,
+            sum(p.failed)::bigint as failed, sum(p.retried)::bigint as retried, sum(p.parked)::bigint as parked
         from pieces p
-        group by p.piece, p.domain
+        group by p.piece
+    ), ends as (
+        select p.piece, sum(p.depth)::bigint as depth, min(p.oldest_at) as oldest_at
+        from pieces p
+        where p_seconds = v_kept or not exists (
+            select from commandbus.throughput l
+            where l.domain = p.domain and l.seconds = v_kept and l.at > p.at and l.at < p.piece + v_length)
+        group by p.piece
     ), histograms as (
         select h.piece, array_agg(h.waited order by h.ord) as waits, array_agg(h.ran order by h.ord) as runs
         from (
-            select p.piece, x.ord, coalesce(sum(x.waited), 0)::bigint as waited, coalesce(sum(x.ran), 0)::bigint as ran
-            from pieces p
-            cross join rows from (unnest(p.waits), unnest(p.runs)) with ordinality as x(waited, ran, ord)
-            group by p.piece, x.ord
+            select x.piece, x.ord, coalesce(sum(x.waited), 0) as waited, coalesce(sum(x.ran), 0) as ran
+            from (
+                select p.piece, generate_series(1, greatest(cardinality(p.waits), cardinality(p.runs))) as ord,
+                    unnest(p.waits::int[]) as waited, unnest(p.runs::int[]) as ran  -- of bigints the sum is slow
+                from pieces p
+            ) x
+            group by x.piece, x.ord
         ) h
         group by h.piece
     )
-    select d.piece, sum(d.enqueued)::bigint, sum(d.completed)::bigint, sum(d.failed)::bigint, sum(d.retried)::bigint,
-        sum(d.parked)::bigint, sum(d.depth)::bigint, min(d.oldest_at),
+    select s.piece, s.enqueued, s.completed, s.failed, s.retried, s.parked, e.depth, e.oldest_at,
         coalesce(h.waits, '{}'), coalesce(h.runs, '{}')
-    from of_domains d
-    left join histograms h on h.piece = d.piece
-    group by d.piece, h.waits, h.runs
-    order by d.piece;
+    from sums s
+    join ends e on e.piece = s.piece
+    left join histograms h on h.piece = s.piece
+    order by s.piece;
 end $$;
 
 -- commandbus.list_failure_groups: commands of the TSQ that look the same, most first.
@@ -4054,24 +4198,41 @@ begin
     return v_deleted;
 end $$;
 
--- commandbus.sp_prune_throughput: forget what workers said more than eight days ago, and workers not heard of for a day.
+-- commandbus.sp_prune_throughput: forget what workers said so long ago that it is not kept, and workers not heard of
+-- for a day.
 --
--- Returns  how many rows were deleted.
--- Locks    the rows it deletes.
-create function commandbus.sp_prune_throughput()
+-- Returns  how many rows were deleted, of what workers said up to p_limit.
+-- Raises   CB007.
+-- Locks    the rows it deletes, skipping locked ones.
+create function commandbus.sp_prune_throughput(p_limit int default 10000)
 returns int
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_pieces  record;
     v_points  int;
+    v_deleted int := 0;
     v_workers int;
 begin
-    delete from commandbus.throughput t where t.at < now() - interval '8 days';
-    get diagnostics v_points = row_count;
+    if p_limit is null or p_limit not between 1 and 100000 then
+        raise exception 'limit: must be 1 to 100,000' using errcode = 'CB007';
+    end if;
+    for v_pieces in select p.seconds, p.kept from commandbus._pieces() p loop
+        delete from commandbus.throughput t
+        where t.ctid = any (array(
+            select o.ctid
+            from commandbus.throughput o
+            where o.seconds = v_pieces.seconds and o.at < now() - v_pieces.kept
+            order by o.at
+            limit p_limit - v_deleted
+            for update skip locked));
+        get diagnostics v_points = row_count;
+        v_deleted := v_deleted + v_points;
+    end loop;
     delete from commandbus.worker w where w.seen_at < now() - interval '1 day';
     get diagnostics v_workers = row_count;
-    return v_points + v_workers;
+    return v_deleted + v_workers;
 end $$;
 
 -- commandbus.sp_prune_redrives: forget redrives that ended before p_before, with what they selected.

@@ -72,6 +72,7 @@ from commandbus.models import (
     ThroughputPoint,
     TroubleshootingItem,
     TsqReason,
+    Verdict,
     WorkerInfo,
 )
 from commandbus.operations import Operations
@@ -176,6 +177,7 @@ __all__ = [
     "TroubleshootingItem",
     "TroubleshootingQueue",
     "TsqReason",
+    "Verdict",
     "Worker",
     "WorkerInfo",
     "handler",

@@ -119,7 +119,8 @@ class _Round:
 
 async def _make_partitions(now: _Round) -> None:
     now.report.partitions_made.extend(_unless_busy(await now.steps.make_partitions(MONTHS_AHEAD)))
-    await now.steps.prune_throughput()
+    while await now.steps.prune_throughput() >= STEP and not now.dry_run:
+        pass
 
 
 async def _forget_audit(now: _Round) -> None:

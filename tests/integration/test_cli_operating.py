@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import psycopg
+
+from tests.integration.sql_helpers import open_bus
 from tests.integration.test_cli import CANARY, DOMAIN, cli, park
 
 if TYPE_CHECKING:
@@ -99,6 +102,101 @@ def test_a_redrive_is_started_shown_and_stopped(cli: Cli, database_url: str) -> 
     assert "STOPPED" in cli.refusal("redrive", "pause", redrive_id, code=1)
     assert "not found" in cli.refusal("redrive", "show", uuid4(), code=1)
     assert redrive_id in cli.text("redrive", "list", DOMAIN)
+
+
+def test_a_redrive_of_chosen_commands_is_started(cli: Cli, database_url: str) -> None:
+    first, second, third, fourth = park(database_url, 4)
+    begin = ("redrive", "start", DOMAIN, "--rate", 0.01)
+    one = cli.json(*begin, "--id", first)["redrive_id"]
+    assert cli.json("redrive", "show", one)["total_count"] == 1
+    some = cli(*begin, "--id", "-", "--id", second, stdin=f"{second}\n\n {third} \n{uuid4()}")
+    assert "1 of the ids do not wait" in some.stderr
+    assert cli.json("redrive", "show", some.stdout.strip())["total_count"] == 2
+    assert len(cli.json("redrive", "list")) == 2
+    for options, said in (
+        (("--id", "x"), "id: must be a UUID"),
+        (("--id", "-"), "id: stdin is empty"),
+        (("--id", fourth, "--group", uuid4()), "exclude each other"),
+    ):
+        assert said in cli.refusal(*begin, *options, code=2)
+    assert "id: must be a UUID" in cli.refusal(*begin, "--id", "-", stdin="ids: none", code=2)
+    assert "nothing" in cli.refusal(*begin, "--id", uuid4(), code=1)
+    assert len(cli.json("redrive", "list")) == 2
+
+
+def test_the_audit_of_all_is_searched(cli: Cli, database_url: str) -> None:
+    command_id, _ = park(database_url, 2)
+    newest = cli.json("audit", "--limit", 3)
+    assert [event["audit_id"] for event in newest] == sorted((event["audit_id"] for event in newest), reverse=True)
+    assert len(newest) == 3
+    sent = cli.json("audit", "--domain", DOMAIN, "--event", "SENT", "--after", "1h", "--before", "2999-01-01")
+    assert {event["event_type"] for event in sent} == {"SENT"}
+    assert str(command_id) in {event["command_id"] for event in sent}
+    assert cli.json("audit", "--before", "1h") == []
+    assert str(command_id) in cli.text("audit", "--event", "SENT")
+    assert "there may be more" in cli("audit", "--limit", 1).stderr
+    assert CANARY not in cli.text("audit")
+    for options, said in (
+        (("--after", "1h", "--before", "2h"), "after: must be earlier"),
+        (("--after", "yesterday"), "such as 15m"),
+        (("--limit", 0), "limit"),
+        (("--event", ""), "event_type"),
+        ((command_id, "--event", "SENT"), "one story"),
+        ((command_id, "--correlation-id", uuid4()), "either"),
+        (("--correlation-id", "x"), "--correlation-id"),
+    ):
+        assert said in cli.refusal("audit", *options, code=2)
+    assert "there is no domain" in cli.refusal("audit", "--domain", "nobody", code=1)
+
+
+def test_the_story_of_a_conversation_is_told_in_order(cli: Cli) -> None:
+    correlation_id = uuid4()
+    data = ("{}", "--correlation-id", correlation_id)
+    sent = [cli.json("send", DOMAIN, "Debit", *data)["command_id"] for _ in range(2)]
+    cli.text("send", DOMAIN, "Debit", "{}")
+    story = cli.json("audit", "--correlation-id", correlation_id)
+    assert [(event["command_id"], event["event_type"]) for event in story] == [(one, "SENT") for one in sent]
+    assert "nothing is known" in cli.refusal("audit", "--correlation-id", uuid4(), code=1)
+
+
+def test_the_message_of_any_command_is_shown(cli: Cli, database_url: str) -> None:
+    (parked,) = park(database_url, 1)
+    assert cli.json("message", DOMAIN, parked) == {"place": "TSQ", "data": {"secret": CANARY}}
+    waiting = cli.json("send", DOMAIN, "Debit", '{"n": 1}')["command_id"]
+    assert cli.json("message", DOMAIN, waiting) == {"place": "QUEUE", "data": {"n": 1}}
+    assert '{"n": 1}' in cli.text("message", DOMAIN, waiting)
+    assert "not found" in cli.refusal("message", DOMAIN, uuid4(), code=1)
+    cli.text("tsq", "cancel", DOMAIN, parked, "--reason", "sold")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("delete from commandbus.payload_archive")
+        connection.execute(f"delete from pgmq.a_{DOMAIN}__commands")
+    assert "not kept any more" in cli.refusal("message", DOMAIN, parked, code=1)
+    assert "COMMAND_ID" in cli.refusal("message", DOMAIN, "x", code=2)
+
+
+def test_leases_and_throughput_are_shown(cli: Cli, database_url: str) -> None:
+    assert cli.json("leases", DOMAIN) == []
+    command_id = cli.json("send", DOMAIN, "Debit", "{}")["command_id"]
+    with open_bus(database_url) as bus:
+        bus.receive(domain=DOMAIN)
+        said = {"host": "here", "pid": 7, "concurrency": 4, "in_flight": 1, "waits": [1], "runs": [1]}
+        bus.call("sp_worker_beat", worker_id=uuid4(), domain=DOMAIN, counts=[7, 0, 0, 0], **said)
+    (lease,) = cli.json("leases", DOMAIN)
+    assert (lease["command_id"], lease["attempts"]) == (command_id, 1)
+    assert command_id in cli.text("leases", DOMAIN)
+    assert "there may be more" in cli("leases", DOMAIN, "--limit", 1).stderr
+    for options in ((), (DOMAIN,), ("--seconds", 604_800), ("--step", 20, "--seconds", 60)):
+        assert [piece["completed"] for piece in cli.json("throughput", *options)] == [7], options
+    assert "completed" in cli.text("throughput")
+    for arguments, code, said_of in (
+        (("throughput", "--seconds", 9), 2, "seconds"),
+        (("throughput", "--step", 9), 2, "step"),
+        (("throughput", "--seconds", 604_800, "--step", 60), 2, "multiple of 3,600"),
+        (("throughput", "nobody"), 1, "there is no domain"),
+        (("leases", "nobody"), 1, "nobody"),
+        (("leases", DOMAIN, "--limit", 0), 2, "limit"),
+    ):
+        assert said_of in cli.refusal(*arguments, code=code)
 
 
 def test_a_reason_that_is_too_long_is_refused_before_anything_else(cli: Cli) -> None:

@@ -19,6 +19,7 @@ from commandbus.sync import CommandBus as SyncBus
 from commandbus.sync import CommandBusPool as SyncPool
 from tests.cli_process import environment
 from tests.integration.live import rows, running
+from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -37,7 +38,7 @@ def run_program(name: str) -> dict[str, Any]:
 
 
 def test_the_page_has_no_program_that_is_not_run_here() -> None:
-    assert list(PROGRAMS) == ["serve.py", "logs.py", "batches.py"]
+    assert list(PROGRAMS) == ["serve.py", "logs.py", "batches.py", "waiting.py"]
     assert PAGE.read_text("utf-8").count("```python") == len(PROGRAMS)
 
 
@@ -112,6 +113,15 @@ async def test_the_reader_of_the_page_deletes_what_was_handled(bus: CommandBus, 
     assert told == [{"n": 1}, {"n": 2}]
     left = await rows(pool, "select message from pgmq.q_payment_batches__replies")
     assert left == [({"n": 2},)]
+
+
+async def test_the_walk_of_the_page_meets_all_that_waits(pool: CommandBusPool, database_url: str) -> None:
+    with open_bus(database_url) as sql:
+        sql.create_domain()
+        parked = sql.park(2_005)  # three pages
+    met = [item.command_id async for item in run_program("waiting.py")["each_waiting"](pool, "pay")]
+    assert len(met) == len(parked)
+    assert set(met) == set(parked)
 
 
 def registry_that_fails(command_id: UUID) -> HandlerRegistry:

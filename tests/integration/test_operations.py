@@ -16,6 +16,7 @@ from commandbus import (
     InvalidPayloadError,
     MessagePlace,
     Operations,
+    PageKey,
     PermanentCommandError,
     QueueNotFoundError,
     RedriveProgress,
@@ -124,6 +125,7 @@ async def test_what_is_asked_of_operations_is_checked_first(bus: CommandBus, poo
         ("domain", operations.overview("No Domain")),
         ("seconds", operations.throughput(seconds=9)),
         ("step", operations.throughput(step=9)),
+        ("step", operations.throughput(seconds=86_400, step=60)),
         ("limit", operations.list_leases(DOMAIN, 0)),
         ("operator", operations.pause(DOMAIN, "x" * 201)),
         ("reason", operations.pause(DOMAIN, None, "")),
@@ -227,6 +229,31 @@ async def test_pages_lead_from_one_to_the_next(bus: CommandBus) -> None:
     (one,) = (await bus.find_commands(text=str(sent[0]).upper())).commands
     assert one.command_id == sent[0]
     assert (await bus.find_commands(text=str(uuid4()))).commands == []
+
+
+async def test_what_waits_is_listed_from_a_place_on_though_others_were_decided_about(
+    bus: CommandBus, pool: CommandBusPool
+) -> None:
+    tsq = TroubleshootingQueue(pool)
+    parked = sorted(await park(bus, pool, 7), key=(await tsq.list_command_ids(DOMAIN)).index)
+    last = (await tsq.list_troubleshooting(DOMAIN, limit=3))[-1]
+    place = PageKey(last.waiting_since, last.command_id)
+    await tsq.cancel_many(DOMAIN, parked[:3], "sold")
+    for found in (
+        await tsq.list_troubleshooting(DOMAIN, limit=2, start=place),
+        await tsq.list_all_troubleshooting(limit=2, start=place),
+    ):
+        assert [item.command_id for item in found] == parked[3:5]
+    assert await tsq.list_command_ids(DOMAIN, start=place) == parked[3:]
+    assert await tsq.list_command_ids(DOMAIN, start=place, limit=1) == parked[3:4]
+    for field, call in (
+        ("start", tsq.list_troubleshooting(DOMAIN, start="here")),  # type: ignore[arg-type]  # a wrong argument on purpose
+        ("start", tsq.list_command_ids(DOMAIN, start=3)),  # type: ignore[arg-type]  # a wrong argument on purpose
+        ("limit", tsq.list_command_ids(DOMAIN, limit=0)),
+    ):
+        with pytest.raises(InvalidArgumentError) as refused:
+            await call
+        assert refused.value.field == field
 
 
 async def test_what_was_sent_can_be_looked_at(bus: CommandBus) -> None:

@@ -15,6 +15,7 @@ from tests.integration.sql_helpers import (
     REPLIES,
     Bus,
     errors,
+    ids_of,
     in_thread,
     new_ids,
     open_bus,
@@ -453,7 +454,7 @@ def test_throughput_adds_up_over_workers_time_and_domains(bus: Bus) -> None:
     bus.send_new(3)
     beat(bus, uuid4(), counts=[1, 2, 3, 4], waits=[1, 0, 1], runs=[5])
     beat(bus, uuid4(), counts=[10, 0, 0, 0], waits=[0, 1], runs=[0, 0, 0, 2])
-    bus.run("update commandbus.throughput set at = at - interval '10 minutes'")
+    bus.run("update commandbus.throughput set at = at - interval '10 minutes' where seconds = 10")
     beat(bus, uuid4(), counts=[1, 0, 0, 0])
     one, two = bus.call("list_throughput", domain=DOMAIN, after=AGO)
     assert [one[k] for k in ("completed", "failed", "retried", "parked", "depth")] == [11, 2, 3, 4, 3]
@@ -467,14 +468,38 @@ def test_throughput_adds_up_over_workers_time_and_domains(bus: Bus) -> None:
         bus.call("list_throughput", domain=DOMAIN, after=AGO, seconds=9)
 
 
-def test_sends_are_known_only_next_to_a_piece_that_is_known(bus: Bus) -> None:
-    for seconds, last in ((300, 100), (290, 110), (60, 900), (50, 905), (40, 905)):
-        bus.run(
-            "insert into commandbus.throughput (domain, at, enqueued) values ('pay', date_bin('10 seconds',"
-            f" clock_timestamp(), '2000-01-01 00:00:00+00') - {seconds} * interval '1 second', {last})"
-        )
+def test_sends_are_known_only_next_to_a_look_that_is_not_long_ago(bus: Bus) -> None:
+    for seconds, sent in ((240, 10), (10, 2), (10, 0), (60, 3)):
+        beat(bus, uuid4())
+        bus.run("update commandbus.throughput set at = at - %s * interval '1 second' where seconds = 10", seconds)
+        if sent:
+            bus.send_new(sent)
+    beat(bus, uuid4())
     found = bus.call("list_throughput", domain=DOMAIN, after=AGO)
-    assert [piece["enqueued"] for piece in found] == [None, 10, None, 5, 0]
+    assert [piece["enqueued"] for piece in found] == [None, None, 2, 0, None]
+    assert (
+        sum(piece["enqueued"] or 0 for piece in bus.call("list_throughput", domain=None, after=AGO, seconds=3600)) == 2
+    )
+
+
+@pytest.mark.parametrize(("seconds", "length"), [(60, 30), (360, 180), (1_200, 600), (86_400, 3_600)])
+def test_pieces_are_made_of_the_longest_that_are_kept(bus: Bus, seconds: int, length: int) -> None:
+    bus.send_new(2)
+    beat(bus, uuid4(), counts=[5, 0, 0, 1], waits=[0, 5])
+    bus.run("delete from commandbus.throughput where seconds <> %s", length)
+    beat(bus, uuid4())
+    found = bus.call("list_throughput", domain=None, after=AGO, seconds=seconds)
+    assert sum(piece["completed"] for piece in found) == 5
+    assert found[-1]["depth"] == 2
+    assert sum(sum(piece["waits"]) for piece in found) == 5
+
+
+def test_short_pieces_are_forgotten_first_a_step_at_a_time(bus: Bus) -> None:
+    beat(bus, uuid4())
+    bus.run("update commandbus.throughput set at = at - interval '9 hours'")
+    assert [bus.result("sp_prune_throughput", limit=1) for _ in range(3)] == [1, 1, 0]
+    kept = bus.rows("select seconds from commandbus.throughput order by seconds")
+    assert [row["seconds"] for row in kept] == [180, 600, 3_600]
 
 
 def test_old_throughput_is_forgotten(bus: Bus) -> None:
@@ -482,8 +507,8 @@ def test_old_throughput_is_forgotten(bus: Bus) -> None:
     bus.run("update commandbus.throughput set at = at - interval '9 days'")
     bus.run("update commandbus.worker set seen_at = seen_at - interval '2 days'")
     beat(bus, uuid4())
-    assert bus.result("sp_prune_throughput") == 2
-    assert bus.value("select count(*) from commandbus.throughput") == 1
+    assert bus.result("sp_prune_throughput") == 6
+    assert bus.value("select count(*) from commandbus.throughput") == 5
     assert bus.value("select count(*) from commandbus.worker") == 1
 
 
@@ -538,6 +563,42 @@ def test_a_search_that_looks_at_a_few_at_a_time_finds_everything(bus: Bus) -> No
     assert sorted(pages(bus, 2, text="RAR", scan=5)[0]) == sorted(rare)
 
 
+@pytest.mark.parametrize("limit", [1, 3, 7, 100])
+def test_pages_of_what_waits_show_every_command_once_longest_waiting_first(bus: Bus, limit: int) -> None:
+    bus.create_domain("ship")
+    for domain, kind in ((DOMAIN, "charge"), ("ship", "charge"), (DOMAIN, "refund"), (DOMAIN, "charge")):
+        bus.park(4, domain=domain, kind=kind)  # the four at the same moment
+    (key,) = bus.rows("select distinct failure_key from commandbus.command where command_type = 'refund'")
+    for filters, where in (
+        ({}, "true"),
+        ({"domain": DOMAIN}, "domain = 'pay'"),
+        ({"command_type": "charge"}, "command_type = 'charge'"),
+        ({"domain": DOMAIN, "failure_key": key["failure_key"]}, "command_type = 'refund'"),
+    ):
+        expected = ids_of(
+            bus.rows(f"select command_id from commandbus.command where {where} order by attention_at, command_id")
+        )
+        found: list[UUID] = []
+        place: dict[str, object] = {}
+        while len(found) <= len(expected):
+            page = bus.rows(
+                "select (command).command_id, (command).attention_at from commandbus.list_troubleshooting("
+                + ", ".join(f"p_{name} => %s" for name in (*filters, *place, "limit"))
+                + ")",
+                *filters.values(),
+                *place.values(),
+                limit,
+            )
+            if not page:
+                break
+            if "domain" in filters:
+                ids = bus.call("list_troubleshooting_ids", **filters, **place, limit=limit)
+                assert [row["list_troubleshooting_ids"] for row in ids] == ids_of(page)
+            found += ids_of(page)
+            place = {"after_at": page[-1]["attention_at"], "after_id": page[-1]["command_id"]}
+        assert found == expected, filters
+
+
 def test_a_text_is_looked_for_among_a_few_of_those_that_wait_at_a_time(bus: Bus) -> None:
     rare = [*fail(bus, "it broke", kind="rare"), *fail(bus, "it broke", kind="rare")]
     for _ in range(8):
@@ -551,6 +612,26 @@ def test_a_text_is_looked_for_among_a_few_of_those_that_wait_at_a_time(bus: Bus)
         row["command_id"] for row in bus.rows("select command_id from commandbus.command where failure_key is not null"
                                               " order by created_at desc, command_id desc")
     ]  # fmt: skip
+
+
+def test_what_failed_is_found_in_pieces_of_all_domains_in_order(bus: Bus) -> None:
+    bus.create_domain("ship")
+    for domain in (DOMAIN, "ship", DOMAIN, DOMAIN, "ship", DOMAIN):
+        bus.send_new(5, domain=domain)
+        received = bus.receive(domain=domain)
+        bus.settle(received, *["FAILED", "TROUBLESHOOT", "FAILED", "TROUBLESHOOT", "FAILED"], domain=domain,
+                   **errors(5, "PERMANENT"))  # fmt: skip
+        bus.call("sp_operator_cancel", domain=domain, command_ids=[received[1]["command_id"]], reason="sold")
+    for status in ("FAILED", "CANCELED", "IN_TROUBLESHOOTING_QUEUE"):
+        expected = [
+            row["command_id"]
+            for row in bus.rows(
+                "select command_id from commandbus.command where status = %s order by created_at desc, command_id desc",
+                status,
+            )
+        ]
+        for limit, scan in ((1, 2), (2, 3), (3, 50_000), (100, 100)):
+            assert pages(bus, limit, status=status, scan=scan)[0] == expected, (status, limit, scan)
 
 
 def test_commands_are_found_by_everything_they_have(bus: Bus) -> None:

@@ -215,6 +215,20 @@ def list_leases(bus: Bus) -> Callable[[], list[Row]]:
     return lambda: bus.call("list_leases", domain=DOMAIN)
 
 
+def list_late(*, of_all: bool = False) -> Callable[[Bus], Callable[[], list[Row]]]:
+    """Find a place in the midst of the TSQ; list the page behind it."""
+
+    def prepare(bus: Bus) -> Callable[[], list[Row]]:
+        (row,) = bus.rows(
+            "select attention_at as after_at, command_id as after_id from commandbus.command"
+            " where failure_key is not null order by 1, 2 offset 5000 limit 1"
+        )
+        domain = {} if of_all else {"domain": DOMAIN}
+        return lambda: bus.call("list_troubleshooting", **domain, **row)
+
+    return prepare
+
+
 def find(**filters: object) -> Callable[[Bus], Callable[[], list[Row]]]:
     """Find a page of commands."""
     return lambda bus: lambda: bus.call("find_commands", **filters)
@@ -245,6 +259,8 @@ CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "sp_take_replies": take_replies,
     "list_troubleshooting": look("list_troubleshooting"),
     "list_troubleshooting of all domains": lambda bus: lambda: bus.call("list_troubleshooting"),
+    "list_troubleshooting late": list_late(),
+    "list_troubleshooting of all domains late": list_late(of_all=True),
     "list_batches of all domains": lambda bus: lambda: bus.call("list_batches"),
     "get_command": look("get_command", "command_id"),
     "get_payload": look("get_payload", "command_id"),
@@ -253,6 +269,10 @@ CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "find_domains": find_domains,
     "find_commands": find(),
     "find_commands of a domain": find(domain=DOMAIN),
+    "find_commands of what waits": find(status="IN_TROUBLESHOOTING_QUEUE"),
+    "find_commands of what waits in a domain": find(status="IN_TROUBLESHOOTING_QUEUE", domain=DOMAIN),
+    "find_commands of what failed nowhere": find(status="FAILED", domain="ship"),
+    "find_commands of what waits with a text": find(status="IN_TROUBLESHOOTING_QUEUE", text="nowhere", scan=300),
     "find_commands of a batch": look("find_commands", "batch_id"),
     "find_commands of a type that is nowhere": find(command_type="nowhere", scan=300),
     "find_commands with a text": find(text="nowhere", scan=300),
@@ -377,6 +397,23 @@ def test_what_failed_before_is_not_read_on_the_way_to_what_waits(database_url: s
         for name in ("list_troubleshooting", "list_troubleshooting of all domains"):
             read = too_many_reads(bus, CALLS[name])
             assert {table for table in read if table.startswith("commandbus.command")} == set()
+
+
+@pytest.mark.parametrize("domain", ["ship", None])
+def test_what_needs_attention_is_found_by_its_index_whatever_the_server_believes(
+    database_url: str, domain: str | None
+) -> None:
+    with open_bus(database_url) as bus:
+        bus.run("alter table commandbus.command set (autovacuum_enabled = off)")
+        for name in ("ship", DOMAIN):
+            bus.create_domain(name)
+        bus.send_new(500, domain="ship")
+        bus.settle(bus.receive(limit=500, domain="ship"), "FAILED", domain="ship", **errors(500, "BUSINESS_RULE"))
+        bus.run("analyze commandbus.command")  # from now on it believes that all commands are failed ones of "ship"
+        bus.run("delete from commandbus.command")
+        bus.send_new(10_000)
+        look = find(status="FAILED") if domain is None else find(status="FAILED", domain=domain)
+        assert too_many_reads(bus, look) == {}
 
 
 def test_grouping_failures_reads_the_tsq_only(large: Bus) -> None:

@@ -14,8 +14,7 @@ from commandbus.console.difference import difference
 from commandbus.console.forms import Form
 from commandbus.console.paging import Trail, write_key
 from commandbus.errors import DatabaseUnavailableError
-from commandbus.models import AuditEvent, AuditEventType, PageKey
-from commandbus.sync.repositories.command import Verdict
+from commandbus.models import AuditEvent, AuditEventType, PageKey, Verdict
 
 START = datetime(2030, 1, 31, 12, tzinfo=UTC)
 FAILED = ("FAILED", {"error_type": "PERMANENT", "error_code": "E", "error_msg": "no"})

@@ -1,20 +1,32 @@
-"""`commandbus overview`, `workers` and `find`: the running system, and its commands."""
+"""`commandbus overview`, `throughput`, `workers`, `leases` and `find`: the running system, and its commands."""
 
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from commandbus.cli.options import AnyDomain, AsJson, DatabaseUrl, Limit, examples, known_domain, open_pool
+from commandbus.cli.options import (
+    After,
+    AnyDomain,
+    AsJson,
+    Before,
+    DatabaseUrl,
+    Domain,
+    Limit,
+    examples,
+    known_domain,
+    open_pool,
+    read_span,
+)
 from commandbus.cli.output import note, print_json, print_rows, row_of
-from commandbus.errors import InvalidArgumentError
 from commandbus.models import CommandMetadata, CommandStatus, PageKey
-from commandbus.payload import parse_time
 from commandbus.sync.bus import CommandBus
 from commandbus.sync.operations import Operations
 
 OVERVIEW_EXAMPLES = examples("overview", "overview payments --json")
+THROUGHPUT_EXAMPLES = examples("throughput", "throughput payments --seconds 604800 --step 3600 --json")
 WORKERS_EXAMPLES = examples("workers", "workers payments")
+LEASES_EXAMPLES = examples("leases payments", "leases payments --limit 1000 --json")
 FIND_EXAMPLES = examples(
     "find --text 'no such account'", "find payments --status FAILED --type DebitAccount --after 2h --json"
 )
@@ -30,12 +42,10 @@ _COLUMNS = (
     "paused_at",
     "paused_by",
 )
+_DONE = ("at", "enqueued", "completed", "failed", "retried", "parked", "depth", "oldest_at")
+_STEPS = (10, 30, 60, 180, 600, 3_600)
+_MOST_PIECES = 180
 _FOUND = ("created_at", "domain", "command_id", "command_type", "status", "attempts", "last_error_code")
-
-
-def _time(option: str, what: str) -> object:
-    help_ = f"{what}: 2030-01-31T12:00 (UTC, or with a zone), or how long ago: 2h."
-    return typer.Option(option, help=help_, metavar="TIME")
 
 
 def overview(domain: AnyDomain = None, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
@@ -48,10 +58,47 @@ def overview(domain: AnyDomain = None, database_url: DatabaseUrl = None, as_json
         print_rows([row_of(one) for one in found], _COLUMNS)
 
 
+def throughput(
+    domain: AnyDomain = None,
+    seconds: Annotated[int, typer.Option(help="How far back, 10 to 604,800 seconds.", metavar="N")] = 3_600,
+    step: Annotated[
+        int | None,
+        typer.Option(help="Seconds of a piece, 10 to 86,400; long ago only whole hours are known.", metavar="N"),
+    ] = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what workers did lately, oldest first; pieces in which no worker ran are missing.
+
+    --json has also histograms of the times that commands waited for their first attempt, and of those in handlers.
+    """
+    if step is None:
+        step = next((one for one in _STEPS if one * _MOST_PIECES >= seconds), _STEPS[-1])
+    with open_pool(database_url) as pool:
+        chosen = None if domain is None else known_domain(pool, domain)
+        found = Operations(pool).throughput(chosen, seconds=seconds, step=step)
+    if as_json:
+        print_json(found)
+    else:
+        print_rows([row_of(one) for one in found], _DONE)
+
+
 def workers(domain: AnyDomain = None, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """List the workers that were heard of today; one that lives is heard of every 5 seconds."""
     with open_pool(database_url) as pool:
         found = Operations(pool).list_workers(None if domain is None else known_domain(pool, domain))
+    if as_json:
+        print_json(found)
+    else:
+        print_rows([row_of(one) for one in found])
+
+
+def leases(domain: Domain, limit: Limit = 100, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """List the commands that workers have now; the lease that ends first comes first."""
+    with open_pool(database_url) as pool:
+        found = Operations(pool).list_leases(domain, limit)
+    if len(found) == limit:
+        note(f"the first {limit:,}: there may be more, see --limit")
     if as_json:
         print_json(found)
     else:
@@ -68,17 +115,14 @@ def find(
     correlation_id: Annotated[UUID | None, typer.Option(help="Only of this conversation.")] = None,
     batch_id: Annotated[UUID | None, typer.Option(help="Only of this batch.")] = None,
     group: Annotated[UUID | None, typer.Option(help='Only of this group of failures, see "tsq groups".')] = None,
-    after: Annotated[str | None, _time("--after", "Only sent from this time on")] = None,
-    before: Annotated[str | None, _time("--before", "Only sent before it")] = None,
+    after: After = None,
+    before: Before = None,
     limit: Limit = 50,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Find commands, newest first."""
-    created_after = None if after is None else parse_time(after, "after")
-    created_before = None if before is None else parse_time(before, "before")
-    if created_after is not None and created_before is not None and created_after >= created_before:
-        raise InvalidArgumentError("after", "must be earlier than --before")
+    created_after, created_before = read_span(after, before)
     with open_pool(database_url) as pool:
         bus = CommandBus(pool)
         chosen = None if domain is None else known_domain(pool, domain)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import typer
 from commandbus.cli.output import note
 from commandbus.embedded import EmbeddedServer, default_data_directory
 from commandbus.errors import InvalidArgumentError, QueueNotFoundError
-from commandbus.payload import check_domain, check_operator, check_reason, parse_json
+from commandbus.payload import check_domain, check_operator, check_reason, parse_json, parse_time
 from commandbus.sync.pool import CommandBusPool
 from commandbus.sync.repositories import PostgresMaintenance
 
@@ -48,6 +49,9 @@ Registry = Annotated[
     typer.Option("--handlers", help="The handlers, whose model the data must fit.", metavar="MODULE:REGISTRY"),
 ]
 Limit = Annotated[int, typer.Option("--limit", help="Most rows, 1 to 1,000.", metavar="N")]
+_TIMES = "2030-01-31T12:00 (UTC, or with a zone), or how long ago: 2h."
+After = Annotated[str | None, typer.Option("--after", help=f"Only from this time on: {_TIMES}", metavar="TIME")]
+Before = Annotated[str | None, typer.Option("--before", help=f"Only before it: {_TIMES}", metavar="TIME")]
 Offset = Annotated[int, typer.Option("--offset", help="Rows to skip.", metavar="N")]
 
 
@@ -105,6 +109,19 @@ def read_data(text: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidArgumentError("data", "must be a JSON object")
     return data
+
+
+def read_span(after: str | None, before: str | None) -> tuple[datetime | None, datetime | None]:
+    """Return the times that --after and --before mean.
+
+    Raises:
+        InvalidArgumentError: one means none, or there is nothing between them.
+    """
+    begin = None if after is None else parse_time(after, "after")
+    end = None if before is None else parse_time(before, "before")
+    if begin is not None and end is not None and begin >= end:
+        raise InvalidArgumentError("after", "must be earlier than --before")
+    return begin, end
 
 
 def known_domain(pool: CommandBusPool, domain: str) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from commandbus._words import counted as counted
+from commandbus.payload import counted as counted
 
 _WIDEST = 10_000  # columns where nobody looks at a screen: nothing is wrapped or cut
 

@@ -1,6 +1,7 @@
 """`commandbus redrive …`: waiting commands, queued again at a chosen rate."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -20,8 +21,10 @@ from commandbus.cli.options import (
     open_pool,
 )
 from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
-from commandbus.errors import InvalidOperationError
+from commandbus.cli.problem import BAD_INPUT, Problem
+from commandbus.errors import InvalidArgumentError, InvalidOperationError
 from commandbus.models import RedriveStatus
+from commandbus.payload import check_uuid
 from commandbus.sync.redrives import Redrives
 
 app = typer.Typer(help="Waiting commands, queued again at a chosen rate.", no_args_is_help=True, rich_markup_mode=None)
@@ -43,12 +46,21 @@ _COLUMNS = (
 _Control = Callable[[UUID, str | None, str | None], RedriveStatus]
 
 
-@app.command(epilog=examples("redrive start payments --rate 20 --group KEY --stop-after 10 --reason 'fixed'"))
+@app.command(
+    epilog=examples(
+        "redrive start payments --rate 20 --group KEY --stop-after 10 --reason 'fixed'",
+        "redrive start payments --rate 5 --id - < ids.txt",
+    )
+)
 def start(
     domain: Domain,
     rate: Annotated[float, typer.Option(help="Commands per second, 0.001 to 10,000.", metavar="N")],
     group: Annotated[
         UUID | None, typer.Option(help='Only this group of failures, see "tsq groups".', metavar="KEY")
+    ] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="Only this command; may be repeated. - reads ids from stdin.", metavar="COMMAND_ID"),
     ] = None,
     stop_after: Annotated[
         int | None,
@@ -61,24 +73,47 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Select what waits in a domain now; its workers queue it again, longest waiting first."""
+    if ids and group is not None:
+        raise Problem("--id and --group exclude each other", BAD_INPUT)
+    command_ids = list(_read_ids(ids)) if ids else None
     with open_pool(database_url) as pool:
         redrives = Redrives(pool)
         redrive_id = redrives.start(
             domain,
             rate=rate,
+            command_ids=command_ids,
             failure_key=group,
             stop_after=stop_after,
             operator=operator or login(),
             reason=reason,
             limit=limit,
         )
-        others = [one for one in redrives.list(domain) if one.finished_at is None and one.redrive_id != redrive_id]
-    for other in others:
+        others = {one.redrive_id: one for one in redrives.list(domain) if one.finished_at is None}
+    mine = others.pop(redrive_id, None)
+    if mine is not None and command_ids is not None and mine.total_count < len(command_ids):
+        note(f"{len(command_ids) - mine.total_count:,} of the ids do not wait in {domain}, or are too many")
+    for other in others.values():
         note(f"redrive {other.redrive_id} of {domain} is {other.status} too: their rates add up")
     if as_json:
         print_json({"redrive_id": redrive_id})
     else:
         typer.echo(redrive_id)
+
+
+def _read_ids(given: Sequence[str]) -> Iterator[UUID]:
+    """Yield the ids that were given, each once; "-" stands for the words of stdin.
+
+    Raises:
+        InvalidArgumentError: one is no id, or stdin has none.
+    """
+    words = [
+        word
+        for one in given
+        for word in (sys.stdin.buffer.read().decode(errors="replace").split() if one == "-" else [one])
+    ]
+    if not words:
+        raise InvalidArgumentError("id", "stdin is empty: give one id per line")
+    yield from dict.fromkeys(check_uuid(word, "id") for word in words)
 
 
 @app.command("list", epilog=examples("redrive list", "redrive list payments --json"))

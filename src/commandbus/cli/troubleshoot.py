@@ -29,11 +29,10 @@ from commandbus.cli.output import counted, note, print_facts, print_json, print_
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.cli.waiting import list_waiting
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
-from commandbus.models import CommandStatus
+from commandbus.models import CommandStatus, Verdict
 from commandbus.payload import check_reason, parse_json
 from commandbus.sync.bus import CommandBus
 from commandbus.sync.repositories import PostgresPayloadArchive
-from commandbus.sync.repositories.command import Verdict
 from commandbus.sync.troubleshooting import TroubleshootingQueue
 
 app = typer.Typer(help="The troubleshooting queue.", no_args_is_help=True, rich_markup_mode=None)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from commandbus._words import counted
 from commandbus.console.looks import span
 from commandbus.models import DomainOverview, Redrive, RedriveStatus, WorkerInfo
+from commandbus.payload import counted
 
 _REMEMBERED = timedelta(hours=1)  # after which a silent worker is no news
 STALE = timedelta(seconds=20)  # a worker that lives is heard of every 5 seconds

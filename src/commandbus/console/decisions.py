@@ -11,8 +11,8 @@ import psycopg
 from commandbus.console.forms import Form
 from commandbus.console.state import console
 from commandbus.errors import CommandBusError, InvalidArgumentError
+from commandbus.models import Verdict
 from commandbus.payload import check_domain, check_uuid
-from commandbus.sync.repositories.command import Verdict
 
 MAX_SELECTION = 1_000
 MAX_GROUPS = 200
@@ -38,7 +38,7 @@ class Chosen:
         for domain, command_id in self.commands:
             found.setdefault(domain, {})[command_id] = None
         for domain, key in self.groups:
-            ids = console().tsq.list_command_ids(domain, failure_key=key)[:MAX_MEMBERS]
+            ids = console().tsq.list_command_ids(domain, failure_key=key, limit=MAX_MEMBERS)
             found.setdefault(domain, {}).update(dict.fromkeys(ids))
         return {domain: list(ids) for domain, ids in found.items()}
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import LiteralString
 
-from commandbus._words import counted
 from commandbus.doctor.check import Check, ok, problem, warning
+from commandbus.payload import counted
 from commandbus.sync.pool import CommandBusPool
 from commandbus.worker.connections import OWN_CONNECTIONS
 

@@ -7,11 +7,11 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from commandbus._words import counted
 from commandbus.doctor.check import Check, ok, problem, warning
 from commandbus.migrate import SCHEMA_VERSION, roles_of, verify
 from commandbus.migrate.history import has_history
 from commandbus.migrate.rights import KINDS
+from commandbus.payload import counted
 from commandbus.sync.pool import CommandBusPool
 
 _FEWEST_LINES = 3  # differences that are shown

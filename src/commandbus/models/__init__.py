@@ -27,6 +27,7 @@ from commandbus.models.operation import (
     RedriveStatus,
     StoredMessage,
     ThroughputPoint,
+    Verdict,
     WorkerInfo,
 )
 from commandbus.models.states import AuditEventType, BatchStatus, CommandStatus, ErrorType, ReplyOutcome, TsqReason
@@ -65,5 +66,6 @@ __all__ = [
     "ThroughputPoint",
     "TroubleshootingItem",
     "TsqReason",
+    "Verdict",
     "WorkerInfo",
 ]

@@ -147,7 +147,10 @@ class AuditEvent:
 
 @dataclass(frozen=True, slots=True)
 class TroubleshootingItem:
-    """A command that waits for an operator. Fields as in `CommandMetadata`; payload is what was sent."""
+    """A command that waits for an operator.
+
+    Fields as in `CommandMetadata`; payload is what was sent, and waiting_since when it was left to the operator.
+    """
 
     domain: str
     command_id: UUID
@@ -162,7 +165,8 @@ class TroubleshootingItem:
     payload: Any = field(repr=False)
     created_at: datetime
     updated_at: datetime
-    batch_id: UUID | None = None
+    batch_id: UUID | None
+    waiting_since: datetime
 
 
 @dataclass(frozen=True, slots=True)

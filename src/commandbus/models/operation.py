@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from commandbus.models.commands import CommandMetadata
@@ -46,7 +46,7 @@ class PageKey:
     """The place in a list from which the next page goes on.
 
     Attributes:
-        created_at: of the last command looked at.
+        created_at: of the last command looked at; in the troubleshooting queue, since when that one waits.
         command_id: its id.
     """
 
@@ -184,6 +184,20 @@ class ThroughputPoint:
     oldest_at: datetime | None
     waits: list[int]
     runs: list[int]
+
+
+class Verdict(NamedTuple):
+    """What became of one command of an operator's call.
+
+    Attributes:
+        command_id: the command.
+        msg_id: its new message, where it was queued again.
+        refusal: why nothing was done: NOT_FOUND, NO_PAYLOAD, or the status it has; None where it was done.
+    """
+
+    command_id: UUID
+    msg_id: int | None
+    refusal: str | None
 
 
 @dataclass(frozen=True, slots=True)

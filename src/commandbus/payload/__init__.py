@@ -30,7 +30,7 @@ from commandbus.payload.json_text import (
     encode_value,
     parse_json,
 )
-from commandbus.payload.texts import MAX_ERROR_LENGTH, clean_text, describe_validation_error, in_our_words
+from commandbus.payload.texts import MAX_ERROR_LENGTH, clean_text, counted, describe_validation_error, in_our_words
 from commandbus.payload.times import parse_time
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "check_timeout",
     "check_uuid",
     "clean_text",
+    "counted",
     "decode",
     "decode_leniently",
     "describe_validation_error",

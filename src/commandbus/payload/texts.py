@@ -38,3 +38,9 @@ def _place(location: tuple[int | str, ...], known: set[str | None]) -> str:
     first, *rest = [str(part) if isinstance(part, int) or part in known else "[key]" for part in location] or ["data"]
     below = ["." + (part if part.isdigit() else "[key]") for part in rest]
     return first + "".join(below)
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number and what it is of, such as "1 process" or "2,000 processes"."""
+    plural = "es" if what.endswith("s") else "s"
+    return f"{number:,} {what}{'' if number == 1 else plural}"

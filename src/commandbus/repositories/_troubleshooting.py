@@ -1,21 +1,13 @@
 """Commands that wait for an operator, and the operator's verdicts."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from datetime import datetime
 from uuid import UUID
 
-from commandbus.models import ErrorType, FailureGroup, TroubleshootingItem
+from commandbus.models import ErrorType, FailureGroup, PageKey, TroubleshootingItem, Verdict
 from commandbus.payload import decode_leniently
 from commandbus.repositories._arrays import uuid_array
 from commandbus.repositories._base import Repository, Row
-
-
-class Verdict(NamedTuple):
-    """What became of one id of an operator's call; refusal is None, NOT_FOUND, NO_PAYLOAD, or the status it has."""
-
-    command_id: UUID
-    msg_id: int | None
-    refusal: str | None
 
 
 class Troubleshooting(Repository):
@@ -29,6 +21,7 @@ class Troubleshooting(Repository):
         limit: int,
         offset: int,
         failure_key: UUID | None = None,
+        start: PageKey | None = None,
     ) -> list[TroubleshootingItem]:
         """Return commands that wait for an operator, longest waiting first.
 
@@ -40,22 +33,29 @@ class Troubleshooting(Repository):
             "select (command).domain, (command).command_id, (command).command_type, (command).attempts,"
             " (command).max_attempts, (command).last_error_type, (command).last_error_code, (command).last_error_msg,"
             " (command).correlation_id, (command).reply_queue, payload::text, (command).created_at,"
-            " (command).updated_at, (command).batch_id"
-            " from commandbus.list_troubleshooting($1::text, $2::text, $3::int, $4::int, $5::uuid)",
-            (domain, command_type, limit, offset, failure_key),
+            " (command).updated_at, (command).batch_id, (command).attention_at"
+            " from commandbus.list_troubleshooting($1::text, $2::text, $3::int, $4::int, $5::uuid, $6::timestamptz,"
+            " $7::uuid)",
+            (domain, command_type, limit, offset, failure_key, *_place(start)),
         )
         return [_to_item(row) for row in rows]
 
     async def list_troubleshooting_ids(
-        self, domain: str, command_type: str | None = None, failure_key: UUID | None = None
+        self,
+        domain: str,
+        command_type: str | None = None,
+        failure_key: UUID | None = None,
+        start: PageKey | None = None,
+        limit: int | None = None,
     ) -> list[UUID]:
-        """Return the ids of all commands of a domain that wait for an operator, longest waiting first.
+        """Return the ids of commands of a domain that wait for an operator, longest waiting first.
 
         Source: ``commandbus.list_troubleshooting_ids``.
         """
         rows = await self._rows(
-            "select * from commandbus.list_troubleshooting_ids($1::text, $2::text, $3::uuid)",
-            (domain, command_type, failure_key),
+            "select * from commandbus.list_troubleshooting_ids($1::text, $2::text, $3::uuid, $4::timestamptz, $5::uuid,"
+            " $6::int)",
+            (domain, command_type, failure_key, *_place(start), limit),
         )
         return [command_id for (command_id,) in rows]
 
@@ -145,6 +145,10 @@ class Troubleshooting(Repository):
             repeatable=False,
         )
         return [Verdict._make(row) for row in rows]
+
+
+def _place(start: PageKey | None) -> tuple[datetime | None, UUID | None]:
+    return (None, None) if start is None else (start.created_at, start.command_id)
 
 
 def _to_group(row: Row) -> FailureGroup:

@@ -3,9 +3,9 @@
 from commandbus.repositories._attempts import Attempts, Delivery
 from commandbus.repositories._lookup import Lookup
 from commandbus.repositories._sending import OutgoingCommand, Sending
-from commandbus.repositories._troubleshooting import Troubleshooting, Verdict
+from commandbus.repositories._troubleshooting import Troubleshooting
 
-__all__ = ["Delivery", "OutgoingCommand", "PostgresCommandRepository", "Verdict"]
+__all__ = ["Delivery", "OutgoingCommand", "PostgresCommandRepository"]
 
 
 class PostgresCommandRepository(Sending, Attempts, Lookup, Troubleshooting):

@@ -120,7 +120,8 @@ class _Round:
 
 def _make_partitions(now: _Round) -> None:
     now.report.partitions_made.extend(_unless_busy(now.steps.make_partitions(MONTHS_AHEAD)))
-    now.steps.prune_throughput()
+    while now.steps.prune_throughput() >= STEP and not now.dry_run:
+        pass
 
 
 def _forget_audit(now: _Round) -> None:

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
-from commandbus.errors import CommandNotFoundError, InvalidOperationError
+from commandbus.errors import CommandNotFoundError, InvalidArgumentError, InvalidOperationError
 from commandbus.handlers import HandlerRegistry
-from commandbus.models import FailureGroup, TroubleshootingItem
+from commandbus.models import FailureGroup, PageKey, TroubleshootingItem, Verdict
 from commandbus.payload import (
     check_command_type,
     check_count,
@@ -26,13 +26,13 @@ from commandbus.payload import (
 )
 from commandbus.sync.repositories import PostgresCommandRepository
 from commandbus.sync.repositories._base import check_pool, settings_of
-from commandbus.sync.repositories.command import Verdict
 
 MAX_PAGE = 1_000
 MAX_IDS = 10_000
 MAX_OFFSET = 2**31 - 1
 _MAX_REASON = 2_000
 _MAX_AGE = 31_536_000
+_MOST_LISTED = 1_000_000
 
 
 class TroubleshootingQueue:
@@ -56,6 +56,7 @@ class TroubleshootingQueue:
         offset: int = 0,
         *,
         failure_key: UUID | None = None,
+        start: PageKey | None = None,
     ) -> list[TroubleshootingItem]:
         """Return a domain's waiting commands with their payloads, longest waiting first.
 
@@ -63,16 +64,18 @@ class TroubleshootingQueue:
             domain: the domain.
             command_type: only of this one.
             limit: 1 to 1,000.
-            offset: from 0.
+            offset: from 0; what it skips costs as much as what is returned.
             failure_key: only of this group of failures.
+            start: ``PageKey(item.waiting_since, item.command_id)`` of the last one of the page before: each page costs
+                as much as the first, and what was decided about meanwhile shifts nothing.
         """
-        return self._list(check_domain(domain), command_type, limit, offset, failure_key)
+        return self._list(check_domain(domain), command_type, limit, offset, failure_key, start)
 
     def list_all_troubleshooting(
-        self, command_type: str | None = None, limit: int = 50, offset: int = 0
+        self, command_type: str | None = None, limit: int = 50, offset: int = 0, *, start: PageKey | None = None
     ) -> list[TroubleshootingItem]:
         """Return the waiting commands of all domains; as `list_troubleshooting`."""
-        return self._list(None, command_type, limit, offset, None)
+        return self._list(None, command_type, limit, offset, None, start)
 
     def count_troubleshooting(self, domain: str | None = None, command_type: str | None = None) -> int:
         """Return how many commands wait, of one domain or all, of one type or all."""
@@ -87,13 +90,29 @@ class TroubleshootingQueue:
         return sorted({domain for domain, _, _ in self._commands.count_troubleshooting()})
 
     def list_command_ids(
-        self, domain: str, command_type: str | None = None, *, failure_key: UUID | None = None
+        self,
+        domain: str,
+        command_type: str | None = None,
+        *,
+        failure_key: UUID | None = None,
+        start: PageKey | None = None,
+        limit: int | None = None,
     ) -> list[UUID]:
-        """Return the ids of all waiting commands of a domain, longest waiting first."""
+        """Return the ids of waiting commands of a domain, longest waiting first.
+
+        Args:
+            domain: the domain.
+            command_type: only of this one.
+            failure_key: only of this group of failures.
+            start: only those behind this place, as in `list_troubleshooting`.
+            limit: the first so many, 1 to 1,000,000; all when None.
+        """
         return self._commands.list_troubleshooting_ids(
             check_domain(domain),
             None if command_type is None else check_command_type(command_type),
             None if failure_key is None else check_uuid(failure_key, "failure_key"),
+            _check_start(start),
+            None if limit is None else check_count(limit, "limit", 1, _MOST_LISTED),
         )
 
     def list_failure_groups(
@@ -277,7 +296,13 @@ class TroubleshootingQueue:
         )
 
     def _list(
-        self, domain: str | None, command_type: str | None, limit: int, offset: int, failure_key: UUID | None
+        self,
+        domain: str | None,
+        command_type: str | None,
+        limit: int,
+        offset: int,
+        failure_key: UUID | None,
+        start: PageKey | None,
     ) -> list[TroubleshootingItem]:
         return self._commands.list_troubleshooting(
             domain,
@@ -285,6 +310,7 @@ class TroubleshootingQueue:
             limit=check_count(limit, "limit", 1, MAX_PAGE),
             offset=check_count(offset, "offset", 0, MAX_OFFSET),
             failure_key=None if failure_key is None else check_uuid(failure_key, "failure_key"),
+            start=_check_start(start),
         )
 
     @staticmethod
@@ -302,6 +328,12 @@ class TroubleshootingQueue:
                 f"command {verdict.command_id} is {verdict.refusal}: it does not wait for an operator"
             )
         return verdict
+
+
+def _check_start(start: PageKey | None) -> PageKey | None:
+    if not isinstance(start, PageKey | None):
+        raise InvalidArgumentError("start", "must be a PageKey")
+    return start
 
 
 def _ids(command_ids: Sequence[UUID]) -> list[UUID]:

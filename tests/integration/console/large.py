@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from commandbus import PageKey
+from commandbus.console.paging import write_key
 from tests.integration.console.browser import World, routes
 from tests.integration.sql_helpers import DOMAIN, Bus
 from tests.integration.test_sql_plans import fill
@@ -13,12 +16,15 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-# Two days of a worker's pieces of ten seconds, half the histograms in use.
+# A week of 50 domains, as it is kept, half the histograms in use.
 PAST = """
-insert into commandbus.throughput (domain, at, completed, enqueued, depth, oldest_at, waits, runs)
-select 'pay', to_timestamp(floor(extract(epoch from now()) / 10) * 10 - n * 10), 500, 1000000 - n, 100, now(),
-    array_fill(9::bigint, array[12]), array_fill(9::bigint, array[12])
-from generate_series(0, 17280) n
+insert into commandbus.throughput (domain, seconds, at, completed, enqueued, depth, oldest_at, waits, runs)
+select case d when 1 then 'pay' else 'other_' || d end, p.seconds,
+    date_bin(make_interval(secs => p.seconds), now(), '2000-01-01 00:00:00+00') - n * make_interval(secs => p.seconds),
+    500, 510, 100, now(), array_fill(9::bigint, array[12]), array_fill(9::bigint, array[12])
+from generate_series(1, 50) d, commandbus._pieces() p,
+    generate_series(0, (extract(epoch from p.kept) / p.seconds)::int) n
+order by 3
 """
 WORKERS = """
 insert into commandbus.worker (worker_id, domain, host, pid, concurrency, in_flight)
@@ -32,14 +38,17 @@ FILTERS = {
         "correlation=00000000-0000-0000-0000-000000000007", "batch={batch_id}", "group={group}", "limit=500",
     ),
     "/troubleshooting": ("domain=pay",),
-    "/troubleshooting/commands": ("domain=pay", "domain=pay&group={group}", "type=charge", "domain=pay&offset=5000"),
+    "/troubleshooting/commands": (
+        "domain=pay", "domain=pay&group={group}", "type=charge",
+        "domain=pay&start={place}", "start={place}",
+    ),
     "/batches": ("domain=pay", "status=COMPLETED", "domain=pay&offset=900"),
     "/batches/{domain}/{batch_id}": ("status=COMPLETED",),
     "/audit": ("domain=pay", "event=COMPLETED", "domain=pay&event=OPERATOR_CANCEL", "after=1h", "before=1m"),
     "/redrives": ("domain=pay",),
     "/redrives/new": ("domain=pay", "group=pay/{group}"),
     "/commands/{domain}/{command_id}": ("payload=on",),
-    "/": ("span=24h", "domain=pay&span=1h"),
+    "/": ("span=24h", "span=7d", "domain=pay&span=1h"),
     "/queues/{domain}": ("span=6h",),
 }  # fmt: skip
 # An examination on demand takes as long as it says; files and streams are no pages.
@@ -62,7 +71,14 @@ def fill_for_pages(bus: Bus, count: int) -> World:
 def pages(app: Flask, bus: Bus, world: World) -> Iterator[str]:
     """Give the address of every page, alone and with each of its filters."""
     group = bus.value("select failure_key from commandbus.command where command_id = %s", world.parked[0])
-    values = {"domain": DOMAIN, "command_id": world.parked[0], "batch_id": world.batches[0], "group": group}
+    (late,) = bus.rows(
+        "select attention_at, command_id from commandbus.command where failure_key is not null"
+        " order by 1, 2 offset 5000 limit 1"
+    )
+    place = quote(write_key(PageKey(late["attention_at"], late["command_id"])))
+    values = {
+        "domain": DOMAIN, "command_id": world.parked[0], "batch_id": world.batches[0], "group": group, "place": place,
+    }  # fmt: skip
     filters = {path.format(**values): [one.format(**values) for one in some] for path, some in FILTERS.items()}
     found = sorted({path for _, path, _ in routes(app, world, "GET") if not path.startswith(_NOT_THESE)})
     assert filters.keys() <= set(found)

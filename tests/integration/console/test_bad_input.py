@@ -49,7 +49,8 @@ QUERIES: dict[str, dict[str, tuple[str, ...]]] = {
     "troubleshooting/commands": {
         "domain": DOMAINS,
         "type": TEXTS,
-        "offset": (*NUMBERS, "20001"),
+        "start": KEYS,
+        "trail": (*KEYS[2:], "x", "~".join([KEY] * 21)),
         "group": (*UUIDS, ID),
     },
     "redrives": {"domain": DOMAINS},

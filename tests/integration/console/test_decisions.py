@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import pytest
@@ -197,6 +200,32 @@ def test_a_refused_decision_stays_on_the_page_it_came_from(operator: Browser, wo
         assert title in answer.text
         assert 'id="reason-wrong">is missing' in answer.text
         assert "kept</textarea>" in answer.text
+
+
+def test_pages_of_what_waits_lead_to_every_command_and_back(operator: Browser, database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        park(bus, 120)
+        waiting = [
+            str(row["command_id"])
+            for row in bus.rows(
+                "select command_id from commandbus.command where failure_key is not null order by attention_at, 1"
+            )
+        ]
+    seen: list[str] = []
+    query = ""
+    while True:
+        found = operator.get(f"/api/troubleshooting/commands?{query}").get_json()
+        seen += [row["command_id"] for row in found["commands"]]
+        if found["older"] is None:
+            break
+        query = urlencode(found["older"])
+    assert seen == waiting
+    last = operator.get(f"/troubleshooting/commands?{query}").text
+    assert "Shorter waiting" not in last
+    (back,) = re.findall(r'href="([^"]*)" rel="prev"', last)
+    assert waiting[50] in operator.get(f"/troubleshooting/commands{unescape(back)}").text
+    form = {"command": f"{DOMAIN}/{waiting[-1]}", "from": "commands"}
+    assert "start=" not in operator.post(f"/troubleshooting/retry?{query}", form).headers["Location"]
 
 
 def test_large_payloads_are_shown_in_part_in_lists(operator: Browser, database_url: str) -> None:

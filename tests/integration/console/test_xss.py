@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 
@@ -142,7 +143,11 @@ def pages(app: Flask, world: World) -> list[str]:
         for _, path, endpoint in routes(app, world, "GET")
         if not path.startswith(("/api/", "/live/", "/static/", "/go")) and endpoint != "console.login"
     ]
-    more = [f"{path}?offset={n}" for path in ("/batches", "/troubleshooting/commands") for n in (50, 100, 300)]
+    more = [f"/batches?offset={n}" for n in (50, 100, 300)]
+    client, path = Browser(app, OPERATOR_TOKEN), "/api/troubleshooting/commands"
+    while (older := client.get(path).get_json()["older"]) is not None:
+        path = f"/api/troubleshooting/commands?{urlencode(older)}"
+        more.append(path.removeprefix("/api"))
     stories = [
         f"/commands/{DOMAIN}/{command_id}" for command_id in (*world.parked[::2], *world.others[::5], *world.edited)
     ]

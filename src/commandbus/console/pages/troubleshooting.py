@@ -12,18 +12,18 @@ from commandbus.console.decisions import Chosen, Decide, Tally, read_chosen
 from commandbus.console.decisions import decide as decide_in_steps
 from commandbus.console.forms import Form, posted
 from commandbus.console.pages.commands import story_page
+from commandbus.console.paging import Trail
 from commandbus.console.records import json_or_errors, plain, refused, shown
 from commandbus.console.security import user, wants_json
 from commandbus.console.state import console
 from commandbus.errors import InvalidArgumentError
-from commandbus.models import FailureGroup, TroubleshootingItem
+from commandbus.models import FailureGroup, PageKey, TroubleshootingItem
 
 page = Blueprint("troubleshooting", __name__)
 
 PAGE = 50
 MAX_GROUPS = 200
 MAX_REASON = 2_000
-_DEEPEST = 20_000  # later pages cost more, and nobody reads so far: filters do
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Groups:
 
 @dataclass(slots=True)
 class Found:
-    """A page of waiting commands with their payloads as they may be seen, and where its neighbours begin.
+    """A page of waiting commands with their payloads as they may be seen, and the parameters of its neighbours.
 
     *group* is the group that was asked for, or None where it is empty by now.
     """
@@ -45,8 +45,8 @@ class Found:
     rows: list[tuple[TroubleshootingItem, Any]] = field(default_factory=list)
     total: int = 0
     group: FailureGroup | None = None
-    newer: int | None = None
-    older: int | None = None
+    newer: dict[str, object] | None = None
+    older: dict[str, object] | None = None
 
 
 @page.get("/troubleshooting")
@@ -73,11 +73,11 @@ def commands() -> ResponseReturnValue:
 
 @page.get("/api/troubleshooting/commands")
 def commands_json() -> ResponseReturnValue:
-    """Return the same commands."""
+    """Return the same commands; *older* are the parameters of the next page."""
     form = Form(request.args)
     found = _find_commands(form)
     rows = [plain(item) for item, _ in found.rows]
-    return json_or_errors(form, {"commands": rows, "total": found.total, "next_offset": found.older})
+    return json_or_errors(form, {"commands": rows, "total": found.total, "older": found.older})
 
 
 @page.post("/troubleshooting/retry")
@@ -145,7 +145,7 @@ def _back(form: Form, chosen: Chosen) -> str:
     if origin == "command" and len(chosen.commands) == 1:
         domain, command_id = chosen.commands[0]
         return url_for("console.commands.show", domain=domain, command_id=command_id)
-    query = filters.query("offset")
+    query = filters.query("start", "trail")
     place = url_for(f"console.troubleshooting.{'commands' if origin == 'commands' else 'find'}")
     return f"{place}?{query}" if query else place
 
@@ -168,7 +168,7 @@ def _find_groups(form: Form) -> Groups:
 def _find_commands(form: Form) -> Found:
     """Return a page of waiting commands; none while a filter is wrong."""
     domain, command_type, key = form.domain(), form.command_type(), form.uuid("group")
-    offset = form.count("offset", 0, _DEEPEST, 0) or 0
+    trail = Trail(form)
     if key is not None and domain is None:
         form.refuse("group", "needs a domain")
     if form.errors:
@@ -176,16 +176,17 @@ def _find_commands(form: Form) -> Found:
     tsq = console().tsq
     group = None if domain is None or key is None else _group(domain, key)
     if domain is None:
-        items = tsq.list_all_troubleshooting(command_type, PAGE + 1, offset)
+        items = tsq.list_all_troubleshooting(command_type, PAGE + 1, start=trail.start)
     else:
-        items = tsq.list_troubleshooting(domain, command_type, PAGE + 1, offset, failure_key=key)
+        items = tsq.list_troubleshooting(domain, command_type, PAGE + 1, failure_key=key, start=trail.start)
     if key is None:
         total = tsq.count_troubleshooting(domain, command_type)
     else:
         total = group.waiting if group is not None else 0
     rows = [(item, None if item.payload is None else shown(item.payload)) for item in items[:PAGE]]
-    older = offset + PAGE if len(items) > PAGE and offset + PAGE <= _DEEPEST else None
-    return Found(rows, total, group, max(offset - PAGE, 0) if offset else None, older)
+    last = items[PAGE - 1] if len(items) > PAGE else None
+    older = trail.older(None if last is None else PageKey(last.waiting_since, last.command_id))
+    return Found(rows, total, group, trail.newer(), older)
 
 
 def _group(domain: str, key: UUID) -> FailureGroup | None:

@@ -4,9 +4,9 @@
 from commandbus.sync.repositories._attempts import Attempts, Delivery
 from commandbus.sync.repositories._lookup import Lookup
 from commandbus.sync.repositories._sending import OutgoingCommand, Sending
-from commandbus.sync.repositories._troubleshooting import Troubleshooting, Verdict
+from commandbus.sync.repositories._troubleshooting import Troubleshooting
 
-__all__ = ["Delivery", "OutgoingCommand", "PostgresCommandRepository", "Verdict"]
+__all__ = ["Delivery", "OutgoingCommand", "PostgresCommandRepository"]
 
 
 class PostgresCommandRepository(Sending, Attempts, Lookup, Troubleshooting):
