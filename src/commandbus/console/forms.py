@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import unquote_to_bytes, urlencode
 from uuid import UUID
 
 from flask import abort, request
@@ -40,6 +40,7 @@ _OFTEN = frozenset({"command", "group"})
 _JSON = frozenset({"data", "result"})
 _INTEGER = re.compile(r"-?\d{1,19}")
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_NAME = re.compile(rb"[a-z_]{1,40}")
 _CHECKED = frozenset({"on", "1", "true", "yes"})
 
 
@@ -179,6 +180,33 @@ def posted() -> Form:
         many = value if isinstance(value, list) and name in _OFTEN else [value]
         texts.setlist(name, [_text_of(name, item) for item in many if item is not None])
     return Form(texts)
+
+
+def refuse_broken_text(*, is_body_read: bool) -> None:
+    """Refuse a query or a form that is not UTF-8: it would be read as something that nobody sent.
+
+    Raises:
+        InvalidArgumentError: names the field.
+    """
+    _check_pairs(request.query_string, "query")
+    if is_body_read and request.mimetype == "application/x-www-form-urlencoded":
+        _check_pairs(request.get_data(), "body")
+    elif is_body_read and request.mimetype == "multipart/form-data":
+        _check_utf8(request.get_data(), "body")
+
+
+def _check_pairs(text: bytes, where: str) -> None:
+    for pair in text.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        _check_utf8(unquote_to_bytes(name), where)
+        _check_utf8(unquote_to_bytes(value), name.decode() if _NAME.fullmatch(name) else where)
+
+
+def _check_utf8(text: bytes, field: str) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(field, "is not valid UTF-8") from None
 
 
 def _text_of(name: str, value: Any) -> str:  # noqa: ANN401  (any JSON)

@@ -1,7 +1,8 @@
 """Who may do what: Host check, authentication, roles, CSRF, and the headers of every answer.
 
-Every request passes `protect`, in this order: its Host is one of ours (400); somebody known asks (401, or the login
-page); what changes anything comes from a page of ours (Origin, CSRF token) and from an operator (403).
+Every request passes `protect`, in this order: its Host is one of ours, and its text can be read (400); what changes
+anything comes from a page of ours (Origin, CSRF token; 403); somebody known asks (401, or the login page), and for
+changes an operator (403).
 """
 
 import getpass
@@ -11,11 +12,14 @@ import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
+from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, session, url_for
+from flask import Blueprint, Flask, Response, abort, current_app, make_response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
+from itsdangerous import BadSignature, URLSafeTimedSerializer
 
+from commandbus.console.forms import refuse_broken_text
 from commandbus.console.settings import ConsoleSettings, is_loopback
 from commandbus.console.state import console
 
@@ -24,6 +28,7 @@ MAX_NAME = 200
 MAX_BODY = 8 * 1024 * 1024
 _CSRF, _ROLE, _NAME, _PROOF = "commandbus_csrf", "commandbus_role", "commandbus_name", "commandbus_proof"
 _USER = "commandbus.user"
+_KNOWN, _KNOWN_FOR = "commandbus_known", 180 * 86_400  # a cookie of browsers that logged in, and its seconds
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PUBLIC = frozenset({"console.static", "console.login", "console.login_post"})
 _OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
@@ -90,7 +95,15 @@ def csrf_token() -> str:
 
 
 def check_login(settings: ConsoleSettings, token: str) -> Role | None:
-    """Return the role that a token gives, or None. It takes the same time for every wrong token."""
+    """Return the role that a token gives, or None. It takes the same time for every wrong token.
+
+    Raises:
+        TooManyRequests: whoever asks was wrong too often.
+    """
+    return console().guesses.check(_client(settings), lambda: _role_of(settings, token))
+
+
+def _role_of(settings: ConsoleSettings, token: str) -> Role | None:
     given = token.encode("utf-8", "replace")
     found = None
     for role, secret in ((Role.VIEWER, settings.viewer_token), (Role.OPERATOR, settings.operator_token)):
@@ -101,14 +114,26 @@ def check_login(settings: ConsoleSettings, token: str) -> Role | None:
 
 def log_in(settings: ConsoleSettings, role: Role, name: str) -> None:
     """Begin a new session for somebody who showed a token."""
-    session.clear()
-    session.permanent = True
+    console().sessions.begin()
     session[_ROLE], session[_NAME], session[_PROOF] = role.value, name, _proof(settings, role)
 
 
+def remember_browser(response: Response) -> Response:
+    """Let a browser be known as one that logged in: then others at its address cannot use its guesses up."""
+    response.set_cookie(
+        _KNOWN,
+        _browser() or _serializer().dumps(secrets.token_urlsafe(16)),
+        max_age=_KNOWN_FOR,
+        secure=console().settings.https,
+        httponly=True,
+        samesite="Strict",
+    )
+    return response
+
+
 def log_out() -> None:
-    """End the session."""
-    session.clear()
+    """End the session, in all browsers that have its cookie."""
+    console().sessions.end()
 
 
 def add_headers(response: Response) -> Response:
@@ -127,14 +152,18 @@ def _check() -> ResponseReturnValue | None:
         return None
     settings = console().settings
     request.max_content_length = request.max_form_memory_size = MAX_BODY
-    _check_host(settings)
+    if _name_of(request.host) not in settings.allowed_hosts:
+        return _refuse_host()
     found = _identify(settings)
+    request.environ[_USER] = found  # and not in `g`, which requests of one app context would share
+    if request.endpoint is None:
+        return None  # an unknown address is answered 404 to everybody, or 405
+    refuse_broken_text(is_body_read=request.method not in _SAFE)
     if request.method not in _SAFE:
         _check_origin(settings)
         _check_csrf()
-    request.environ[_USER] = found  # and not in `g`, which requests of one app context would share
-    if request.endpoint is None or request.endpoint in _PUBLIC:
-        return None  # an unknown address is answered 404 to everybody
+    if request.endpoint in _PUBLIC:
+        return None
     if found is None:
         return _ask_to_log_in(settings)
     if request.method not in _SAFE and request.endpoint not in _FOR_ANYONE and not found.is_operator:
@@ -142,10 +171,10 @@ def _check() -> ResponseReturnValue | None:
     return None
 
 
-def _check_host(settings: ConsoleSettings) -> None:
-    """Refuse names that are not ours: a page elsewhere may have let its name point here (DNS rebinding)."""
-    if _name_of(request.host) not in settings.allowed_hosts:
-        abort(400, "This address is not known here: its name must be among COMMANDBUS_CONSOLE_HOSTS.")
+def _refuse_host() -> Response:
+    """Refuse a name that is not ours: a page elsewhere may have let its name point here (DNS rebinding), and reads."""
+    text = "This address is not known here: its name must be among COMMANDBUS_CONSOLE_HOSTS.\n"
+    return make_response(text, 400, {"Content-Type": "text/plain; charset=utf-8"})
 
 
 def _name_of(netloc: str) -> str:
@@ -192,14 +221,46 @@ def _from_session(settings: ConsoleSettings) -> User | None:
     if role not in list(Role) or not isinstance(name, str) or not isinstance(proof, str):
         return None
     expected = _proof(settings, Role(role))
-    return User(name, Role(role)) if expected and hmac.compare_digest(expected, proof) else None
+    if not expected or not hmac.compare_digest(expected, proof) or not console().sessions.is_alive():
+        return None
+    return User(name, Role(role))
 
 
 def _from_bearer(settings: ConsoleSettings) -> User | None:
     """Return a program that shows its token with each request. It looks only: it has no page to post from."""
     kind, _, token = request.headers.get("Authorization", "").partition(" ")
-    role = check_login(settings, token.strip()) if kind.lower() == "bearer" else None
+    if not settings.has_tokens or kind.lower() != "bearer":
+        return None
+    role = check_login(settings, token.strip())
     return None if role is None else User("program", role)
+
+
+def _client(settings: ConsoleSettings) -> str:
+    """Return who is counted for a wrong token: a browser that logged in before, else an address."""
+    if (known := _browser()) is not None:
+        return known
+    address = request.remote_addr or ""
+    if settings.trusts(address):
+        address = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or address
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address[:MAX_NAME]
+    return str(found if found.version == 4 else ip_network((found, 64), strict=False))
+
+
+def _browser() -> str | None:
+    """Return the cookie of a browser that logged in before; none that somebody made."""
+    cookie = request.cookies.get(_KNOWN, "")
+    try:
+        _serializer().loads(cookie, max_age=_KNOWN_FOR)
+    except BadSignature:
+        return None
+    return cookie
+
+
+def _serializer() -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(current_app.secret_key or b"", salt=_KNOWN)
 
 
 def _proof(settings: ConsoleSettings, role: Role) -> str:
