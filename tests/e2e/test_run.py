@@ -138,9 +138,27 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence() -> None:
         other.listen()
         port = other.getsockname()[1]
         done = run("--port", str(port))
-    assert done.returncode == 1
+    assert done.returncode == 2, "as of commandbus console"
     sentence = f"cannot listen on http://127.0.0.1:{port}/: Address already in use; choose another with --port"
     assert done.stderr == f"error: port: {sentence}\n"
+
+
+@pytest.mark.parametrize("after", [0.1, 0.3, 0.6, 1.0, 1.5])
+def test_ctrl_c_while_it_starts_leaves_no_traceback(database_url: str, tmp_path: Path, after: float) -> None:
+    with started(database_url, tmp_path, "--port", str(free_port())) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(after)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) in {0, 130}
+        until(lambda: members(process.pid) == [], 30)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_the_address_is_told_when_it_is_listened_on(database_url: str, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    with started(database_url, tmp_path, "--port", str(port), "--no-worker"):
+        until(lambda: f"the demo is on http://127.0.0.1:{port}/" in log.read_text(), 30)
+        assert is_taken(port)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "x", "-1", "²"])
