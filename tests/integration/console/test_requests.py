@@ -118,3 +118,48 @@ def test_a_wrong_host_learns_nothing_and_a_stranger_sees_no_numbers(make_app: Ma
         text = Browser(app).get(path).text
         assert "data-number" not in text, path
         assert 'aria-label="Pages' not in text, path
+
+
+def test_programs_are_told_which_parameter_is_unknown_and_pages_do_not_mind(
+    app: Flask, world: World, operator: Browser
+) -> None:
+    for _, path, endpoint in routes(app, world, "GET"):
+        if endpoint in {"console.static", "console.live.events", "console.commands.go", "console.login"}:
+            continue
+        answer = operator.get(f"{path}?utm_source=mail&Status=FAILED")
+        if "/api/" not in path:
+            assert answer.status_code == 200, path
+            continue
+        assert answer.status_code == 400, path
+        found = answer.get_json()["errors"]
+        assert set(found) == {"utm_source", "Status"}, path
+        assert found["Status"].startswith("is unknown here; known: "), path
+    known = operator.get("/api/commands?statsu=FAILED").get_json()["errors"]["statsu"]
+    names = "after, batch, before, correlation, domain, group, limit, start, status, text, trail, type"
+    assert known == f"is unknown here; known: {names}"
+
+
+def test_parameters_that_lists_give_for_their_next_page_are_known(operator: Browser, world: World) -> None:
+    assert len(world.parked) == 2
+    found = operator.get("/api/commands?limit=2").get_json()
+    for _ in range(3):
+        answer = operator.get("/api/commands", query_string={"limit": "2", **found["older"]})
+        assert answer.status_code == 200
+        found = answer.get_json()
+    for path in ("troubleshooting/commands", "batches"):
+        assert operator.get(f"/api/{path}?offset=1").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["<script>", "'; drop", "7", "_x", "a" * 101, "A\u202eB", "A\u200bB", "A\tB"])
+def test_an_event_that_cannot_be_is_refused_beside_its_field(operator: Browser, name: str) -> None:
+    answer = operator.get("/audit", query_string={"event": name})
+    assert answer.status_code == 400
+    assert 'id="event-wrong"' in answer.text
+    assert list(operator.get("/api/audit", query_string={"event": name}).get_json()["errors"]) == ["event"]
+
+
+@pytest.mark.parametrize("name", ["ACCOUNT_CLOSED", "Überprüft", "orders.paid/2", "Paid by hand", "SENT"])
+def test_events_of_applications_are_found_or_not(operator: Browser, name: str) -> None:
+    answer = operator.get("/api/audit", query_string={"event": name})
+    assert answer.status_code == 200
+    assert bool(answer.get_json()["events"]) == (name in {"ACCOUNT_CLOSED", "SENT"})
