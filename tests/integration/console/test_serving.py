@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
 import time
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
@@ -15,7 +14,8 @@ import pytest
 
 from commandbus.console import ConsoleSettings
 from commandbus.console import __file__ as package
-from tests.cli_process import Cli, wait_for
+from tests.cli_process import COMMAND, Cli, wait_for
+from tests.integration.test_cli_interrupts import NOBODY, interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,14 +91,10 @@ def test_the_address_is_told_when_it_is_listened_on(cli: Cli) -> None:
         assert "console on" not in cli.refusal("console", "--port", port, code=2)
 
 
-@pytest.mark.parametrize("after", [0.05, 0.3, 0.6, 1.0, 1.5])
-def test_ctrl_c_while_it_starts_says_nothing(cli: Cli, after: float) -> None:
-    with cli.started("console", "--port", free_port()) as process:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(after)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) in {0, 130, -signal.SIGINT}
-    assert "Traceback" not in (cli.directory / "log").read_text()
+@pytest.mark.parametrize("module", ["flask", "jinja2", "waitress.server", "commandbus.console.app"])
+def test_ctrl_c_while_it_starts_says_nothing(tmp_path: Path, module: str) -> None:
+    done = interrupted(tmp_path, module, *COMMAND, "console", "--database-url", NOBODY)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_no_more_streams_than_allowed_are_open_and_pages_are_served_beside_them(cli: Cli) -> None:
