@@ -3,6 +3,7 @@
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from commandbus.console.clients import remember_browser
 from commandbus.console.forms import Form
 from commandbus.console.security import (
     MAX_NAME,
@@ -11,7 +12,6 @@ from commandbus.console.security import (
     known_user,
     log_in,
     log_out,
-    remember_browser,
 )
 from commandbus.console.state import console
 

@@ -12,13 +12,12 @@ import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, abort, current_app, make_response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
-from itsdangerous import BadSignature, URLSafeTimedSerializer
 
+from commandbus.console.clients import client_of
 from commandbus.console.forms import refuse_broken_text
 from commandbus.console.settings import ConsoleSettings, is_loopback
 from commandbus.console.state import console
@@ -28,7 +27,6 @@ MAX_NAME = 200
 MAX_BODY = 8 * 1024 * 1024
 _CSRF, _ROLE, _NAME, _PROOF = "commandbus_csrf", "commandbus_role", "commandbus_name", "commandbus_proof"
 _USER = "commandbus.user"
-_KNOWN, _KNOWN_FOR = "commandbus_known", 180 * 86_400  # a cookie of browsers that logged in, and its seconds
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PUBLIC = frozenset({"console.static", "console.login", "console.login_post"})
 _OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
@@ -100,7 +98,7 @@ def check_login(settings: ConsoleSettings, token: str) -> Role | None:
     Raises:
         TooManyRequests: whoever asks was wrong too often.
     """
-    return console().guesses.check(_client(settings), lambda: _role_of(settings, token))
+    return console().guesses.check(client_of(settings), lambda: _role_of(settings, token))
 
 
 def _role_of(settings: ConsoleSettings, token: str) -> Role | None:
@@ -116,19 +114,6 @@ def log_in(settings: ConsoleSettings, role: Role, name: str) -> None:
     """Begin a new session for somebody who showed a token."""
     console().sessions.begin()
     session[_ROLE], session[_NAME], session[_PROOF] = role.value, name, _proof(settings, role)
-
-
-def remember_browser(response: Response) -> Response:
-    """Let a browser be known as one that logged in: then others at its address cannot use its guesses up."""
-    response.set_cookie(
-        _KNOWN,
-        _browser() or _serializer().dumps(secrets.token_urlsafe(16)),
-        max_age=_KNOWN_FOR,
-        secure=console().settings.https,
-        httponly=True,
-        samesite="Strict",
-    )
-    return response
 
 
 def log_out() -> None:
@@ -233,34 +218,6 @@ def _from_bearer(settings: ConsoleSettings) -> User | None:
         return None
     role = check_login(settings, token.strip())
     return None if role is None else User("program", role)
-
-
-def _client(settings: ConsoleSettings) -> str:
-    """Return who is counted for a wrong token: a browser that logged in before, else an address."""
-    if (known := _browser()) is not None:
-        return known
-    address = request.remote_addr or ""
-    if settings.trusts(address):
-        address = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or address
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return address[:MAX_NAME]
-    return str(found if found.version == 4 else ip_network((found, 64), strict=False))
-
-
-def _browser() -> str | None:
-    """Return the cookie of a browser that logged in before; none that somebody made."""
-    cookie = request.cookies.get(_KNOWN, "")
-    try:
-        _serializer().loads(cookie, max_age=_KNOWN_FOR)
-    except BadSignature:
-        return None
-    return cookie
-
-
-def _serializer() -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(current_app.secret_key or b"", salt=_KNOWN)
 
 
 def _proof(settings: ConsoleSettings, role: Role) -> str:

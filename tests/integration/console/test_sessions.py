@@ -206,3 +206,14 @@ def test_the_cookie_of_a_known_browser_is_out_of_reach_and_signed(make_app: Make
         browser = Browser(app)
         browser.take_cookie(known, "commandbus_known")
         assert browser.get("/api/commands", headers={"Authorization": "Bearer wrong"}).status_code == code
+
+
+def test_a_known_browser_has_one_count_however_its_cookie_is_written(app: Flask) -> None:
+    cookies = guess(Browser(app), OPERATOR_TOKEN).headers.getlist("Set-Cookie")
+    (value,) = (re.sub(r"^[^=]+=|;.*", "", text) for text in cookies if text.startswith("commandbus_known="))
+    codes = []
+    for n in range(12):
+        browser = Browser(app)
+        browser.take_cookie(value + "!!!!" * n, "commandbus_known")
+        codes.append(browser.get("/api/commands", headers={"Authorization": "Bearer wrong"}).status_code)
+    assert codes == [401] * 10 + [429] * 2
