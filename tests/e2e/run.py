@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import signal
+
+if __name__ == "__main__":  # ctrl-c while the rest is imported, which takes a second
+    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(130))
+
+import argparse
+import logging
 import socket
 import subprocess
 import sys
@@ -52,7 +56,7 @@ def main() -> int:
             _serve(url, settings)
     except CommandBusError as error:
         _say(f"error: {error}")
-        return 1
+        return 2 if isinstance(error, InvalidArgumentError) else 1
     except KeyboardInterrupt:
         pass  # before there were pages; the server of the pages takes it for itself
     _say("ended")
@@ -105,6 +109,7 @@ def _worker(url: str) -> Iterator[None]:
         cwd=ROOT,
         env={**os.environ, _URL: url},
         stdin=subprocess.PIPE,  # its end tells the worker that this process is gone, however it ended
+        preexec_fn=_ignore_ctrl_c,  # no thread runs yet
     )
     try:
         yield
@@ -118,13 +123,17 @@ def _worker(url: str) -> Iterator[None]:
             process.communicate()
 
 
+def _ignore_ctrl_c() -> None:
+    """Let the worker, until it can end in order, leave ctrl-c to its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _serve(url: str, settings: ConsoleSettings) -> None:
     with CommandBusPool(CommandBusSettings.load(database_url=url)) as pool:
         CommandBus(pool).create_domain(DOMAIN)
         app = create_app(pool, settings=settings)
-        _say(f"the demo is on {url_of(settings)}; ctrl-c ends it")
         try:
-            serve_app(app, settings)
+            serve_app(app, settings, lambda: _say(f"the demo is on {url_of(settings)}; ctrl-c ends it"))
         finally:
             close_app(app)
 

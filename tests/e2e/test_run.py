@@ -20,6 +20,7 @@ from commandbus.sync import CommandBusPool, Operations
 from tests.cli_process import environment
 from tests.e2e.app.config import DATABASE, PORT
 from tests.e2e.demo import ROOT, until
+from tests.integration.test_cli_interrupts import INTERRUPTER, interrupted
 from tests.support import missing, scratch_directory
 
 if TYPE_CHECKING:
@@ -53,13 +54,18 @@ def home(port: int) -> str | None:
 
 
 @contextmanager
-def started(url: str | None, directory: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the demo, the first of a process group of its own as in a terminal."""
+def started(
+    url: str | None, directory: Path, *options: str, path: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the demo, the first of a process group of its own as in a terminal; *path* has modules for its start."""
+    variables = environment(url) | {"COMMANDBUS_EMBEDDED_DIRECTORY": str(directory / "postgres")}
+    if path is not None:
+        variables["PYTHONPATH"] = os.pathsep.join([str(path), variables["PYTHONPATH"]])
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             [*RUN, *options],
             cwd=ROOT,
-            env=environment(url) | {"COMMANDBUS_EMBEDDED_DIRECTORY": str(directory / "postgres")},
+            env=variables,
             stderr=log,
             start_new_session=True,
         )
@@ -138,9 +144,34 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence() -> None:
         other.listen()
         port = other.getsockname()[1]
         done = run("--port", str(port))
-    assert done.returncode == 1
+    assert done.returncode == 2, "as of commandbus console"
     sentence = f"cannot listen on http://127.0.0.1:{port}/: Address already in use; choose another with --port"
     assert done.stderr == f"error: port: {sentence}\n"
+
+
+@pytest.mark.parametrize("module", ["argparse", "psycopg", "flask", "waitress.server", "tests.e2e.app"])
+def test_ctrl_c_while_it_starts_says_nothing(tmp_path: Path, module: str) -> None:
+    done = interrupted(tmp_path, module, sys.executable, str(ROOT / RUN[1]))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_while_the_worker_starts_is_its_parents_business(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTER.format(module="tests.e2e.app.worker"))
+    with (
+        started(database_url, tmp_path, "--port", str(free_port()), path=tmp_path) as process,
+        CommandBusPool(database_url=database_url) as pool,
+    ):
+        until(lambda: Operations(pool).list_workers())
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_the_address_is_told_when_it_is_listened_on(database_url: str, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    with started(database_url, tmp_path, "--port", str(port), "--no-worker"):
+        until(lambda: f"the demo is on http://127.0.0.1:{port}/" in log.read_text(), 30)
+        assert is_taken(port)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "x", "-1", "²"])

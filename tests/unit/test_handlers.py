@@ -205,6 +205,7 @@ def plain_generator(command: Command, context: HandlerContext) -> "Iterator[int]
     [
         (("Orders", "Ship", ship), "domain"),
         (("orders", "", ship), "command_type"),
+        (("orders", "Ship\u200b", ship), "command_type"),
         (("orders", "Ship", None), "fn"),
         (("orders", "Ship", lambda: None), "fn"),
         (("orders", "Ship", lambda a, b, c: None), "fn"),  # noqa: ARG005

@@ -75,14 +75,20 @@ def test_only_reply_queues_take_replies(name: str) -> None:
         payload.check_reply_queue(name)
 
 
-@pytest.mark.parametrize("name", ["D", "DebitAccount", "a.b/c d", "Überweisung", "x" * 200])
+@pytest.mark.parametrize("name", ["D", "DebitAccount", "a.b/c d", "Überweisung", "שלח", "送信\u3000a", "x" * 200])
 def test_command_type_is_taken(name: str) -> None:
     assert payload.check_command_type(name) == name
 
 
-@pytest.mark.parametrize("name", ["", "x" * 201, "a\n", "a\0", "\x7f", "\x85", "\ud800", None, 7, b"x"], ids=repr)
+HIDDEN = ["a\u202eb", "a\u200b", "\ufeffa", "a\u00adb", "a\u2066b\u2069", "a\u2028", "a\u2029", "a\U000e0041"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x" * 201, "a\n", "a\0", "\x7f", "\x85", "\ud800", None, 7, b"x", *HIDDEN], ids=repr
+)
 def test_command_type_is_refused(name: object) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"^command_type: must be a string of 1 to 200 characters"):
+    sentence = r"^command_type: must be a string of 1 to 200 characters without control or invisible characters$"
+    with pytest.raises(InvalidArgumentError, match=sentence):
         payload.check_command_type(name)
 
 

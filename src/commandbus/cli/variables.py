@@ -18,6 +18,7 @@ CONSOLE = (
     "HTTPS",
     "SECRET_KEY",
     "SESSION_HOURS",
+    "IDLE_MINUTES",
     "THREADS",
     "MAX_STREAMS",
 )  # of ConsoleSettings, which cannot be imported without the extra

@@ -9,7 +9,7 @@ from flask import Blueprint, Flask, url_for
 
 from commandbus.console import live, login, recent
 from commandbus.console.errors import handle_errors
-from commandbus.console.looks import add_filters
+from commandbus.console.looks import add_filters, reveal_all
 from commandbus.console.pages import PAGES
 from commandbus.console.security import CSRF_FIELD, csrf_token, known_user, protect
 from commandbus.console.settings import ConsoleSettings
@@ -81,6 +81,7 @@ def create_blueprint(
     @blueprint.record
     def _remember(state: object) -> None:
         app: Flask = state.app  # type: ignore[attr-defined]  # Flask's BlueprintSetupState
+        reveal_all(app)
         app.extensions[EXTENSION] = console
         app.extensions[recent.EXTENSION] = answers
         app.extensions[live.EXTENSION] = numbers

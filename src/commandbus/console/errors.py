@@ -25,6 +25,7 @@ from commandbus.errors import (
 logger = logging.getLogger(__name__)
 
 _AGAIN_AFTER = 5  # seconds
+_KEPT = ("Allow", "Retry-After")  # of Werkzeug's own headers
 _TITLES = {
     400: "That cannot be read",
     401: "Who are you?",
@@ -34,6 +35,7 @@ _TITLES = {
     409: "Too late",
     413: "Too large",
     422: "That cannot be done",
+    429: "Too often",
     500: "Something went wrong",
     503: "The database does not answer",
 }
@@ -69,14 +71,18 @@ def _on_http_error(error: HTTPException) -> ResponseReturnValue:
     if status < 400 and error.response is not None:  # a redirect that the router asks for
         return error.get_response()
     # Werkzeug's own descriptions speak to programmers; ours were given to abort().
+    headers = {name: value for name, value in error.get_headers() if name in _KEPT}
     own = error.description if type(error).description != error.description else None
     sentence = own if isinstance(own, str) and status < 500 else _SENTENCES.get(status, _TITLES.get(status, "Refused."))
-    return _answer(status, sentence)
+    return _answer(status, sentence, headers=headers)
 
 
 def _on_own_error(error: CommandBusError) -> ResponseReturnValue:
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-    return _answer(status, str(error))
+    fields = (
+        {error.field: str(error).removeprefix(f"{error.field}: ")} if isinstance(error, InvalidArgumentError) else {}
+    )
+    return _answer(status, str(error), fields)
 
 
 def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
@@ -103,10 +109,12 @@ def problem(status: int, detail: str, errors: Mapping[str, str] | None = None) -
     return response
 
 
-def _answer(status: int, sentence: str) -> ResponseReturnValue:
+def _answer(
+    status: int, sentence: str, errors: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+) -> ResponseReturnValue:
     sentence = sentence[:1].upper() + sentence[1:]
     if wants_json():
-        response = problem(status, sentence)
+        response = problem(status, sentence, errors)
     else:
         page = render_template(
             "commandbus/error.html",
@@ -116,6 +124,7 @@ def _answer(status: int, sentence: str) -> ResponseReturnValue:
             again_after=_AGAIN_AFTER if status == 503 else None,
         )
         response = make_response(page, status)
+    response.headers.update(headers or {})
     if status == 503:
         response.headers["Retry-After"] = str(_AGAIN_AFTER)
     return response

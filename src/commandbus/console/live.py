@@ -14,11 +14,13 @@ from hashlib import sha256
 from typing import Any
 
 import psycopg
-from flask import Blueprint, Response, abort, current_app, jsonify
+from flask import Blueprint, Response, abort, current_app, request
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.activity import Span
+from commandbus.console.forms import Form
 from commandbus.console.recent import Recent
+from commandbus.console.records import json_or_errors
 from commandbus.errors import CommandBusError
 from commandbus.models import DomainOverview, ThroughputPoint
 
@@ -118,4 +120,4 @@ def events() -> ResponseReturnValue:
 @live.get("/api/live")
 def poll() -> ResponseReturnValue:
     """Return the numbers once."""
-    return jsonify(numbers().snapshot())
+    return json_or_errors(Form(request.args), numbers().snapshot())

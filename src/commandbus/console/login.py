@@ -1,10 +1,18 @@
 """Login by token, and logout."""
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from commandbus.console.clients import remember_browser
 from commandbus.console.forms import Form
-from commandbus.console.security import MAX_NAME, check_login, is_local_path, known_user, log_in, log_out
+from commandbus.console.security import (
+    MAX_NAME,
+    check_login,
+    is_local_path,
+    known_user,
+    log_in,
+    log_out,
+)
 from commandbus.console.state import console
 
 _MAX_TOKEN = 1_000
@@ -36,7 +44,7 @@ def _log_in() -> ResponseReturnValue:
     if form.errors or role is None or name is None:
         return render_template("commandbus/login.html", form=form), 422
     log_in(settings, role, name)
-    return redirect(_target())
+    return remember_browser(make_response(redirect(_target())))
 
 
 def _log_out() -> ResponseReturnValue:

@@ -2,15 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, Flask
+from jinja2 import pass_context
+from jinja2.runtime import Context
 
 from commandbus.console import charts
-from commandbus.payload import MAX_DEPTH
+from commandbus.payload import MAX_DEPTH, is_hidden
 
 MASK = "••••"
 
@@ -67,6 +70,10 @@ _BADGES: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 _ID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}")
+_LAYOUT = frozenset("\t\n\r")
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # seen as nothing, though letters or symbols
+_RIGHT_TO_LEFT = frozenset({"R", "AL"})
+_ISOLATE, _END = "\u2068", "\u2069"
 _STEPS = ((1_000, "ms"), (60, "s"), (60, "min"), (24, "h"), (365, "d"))
 
 
@@ -85,9 +92,39 @@ def add_filters(blueprint: Blueprint) -> None:
         duration,
         pretty,
         options,
+        reveal,
         short,
     ):
         blueprint.add_app_template_filter(function, f"cb_{function.__name__}")
+
+
+def reveal_all(app: Flask) -> None:
+    """Let the console's templates write every text as `reveal` has it; texts that are Markup are as they are."""
+    before: Callable[..., Any] | None = app.jinja_env.finalize
+
+    @pass_context
+    def finalize(context: Context, value: Any) -> Any:  # noqa: ANN401  (whatever a template writes)
+        if not (context.name or "").startswith("commandbus/"):  # a page of the host
+            return value if before is None else before(value)
+        return reveal(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+    app.jinja_env.finalize = finalize
+
+
+def reveal(text: str) -> str:
+    """Return a text that looks like no other one: what would be hidden in it is told, as ⟨U+202E⟩.
+
+    Hebrew or Arabic in it turns nothing around it.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    shown = "".join(f"⟨U+{ord(one):04X}⟩" if _is_secret(one) else one for one in text)
+    is_isolated = any(unicodedata.bidirectional(one) in _RIGHT_TO_LEFT for one in shown)
+    return f"{_ISOLATE}{shown}{_END}" if is_isolated else shown
+
+
+def _is_secret(character: str) -> bool:
+    return (is_hidden(character) and character not in _LAYOUT) or character in _BLANK
 
 
 def badge(name: str) -> tuple[str, str]:
@@ -159,11 +196,17 @@ def short(text: str) -> str:
 
 
 def pretty(value: Any) -> str:  # noqa: ANN401  (any JSON)
-    """Return a JSON value as indented text; in one line where it is nested too deeply for that."""
+    """Return a JSON value as indented text; in one line where it is nested too deeply for that.
+
+    What would be hidden in it has JSON's own escapes, so that it can be read back.
+    """
     try:
-        return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     except RecursionError:
-        return json.dumps(value, ensure_ascii=False, default=str)
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    if text.isascii():
+        return text.replace("\x7f", "\\u007f")
+    return "".join(json.dumps(one)[1:-1] if _is_secret(one) else one for one in text)
 
 
 def masked(value: Any, levels: int = MAX_DEPTH) -> Any:  # noqa: ANN401  (any JSON)

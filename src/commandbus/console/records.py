@@ -47,7 +47,8 @@ def plain(record: Any) -> dict[str, Any]:  # noqa: ANN401  (any of the library's
 
 
 def json_or_errors(form: Form, found: Mapping[str, Any]) -> ResponseReturnValue:
-    """Return what was found as JSON, or what is wrong with the query, with 400."""
+    """Return what was found as JSON, or what is wrong with the query, with 400; unknown parameters are."""
+    form.refuse_unread()
     return refused(form, 400) if form.errors else jsonify(found)
 
 

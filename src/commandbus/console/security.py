@@ -1,7 +1,8 @@
 """Who may do what: Host check, authentication, roles, CSRF, and the headers of every answer.
 
-Every request passes `protect`, in this order: its Host is one of ours (400); somebody known asks (401, or the login
-page); what changes anything comes from a page of ours (Origin, CSRF token) and from an operator (403).
+Every request passes `protect`, in this order: its Host is one of ours, and its text can be read (400); what changes
+anything comes from a page of ours (Origin, CSRF token; 403); somebody known asks (401, or the login page), and for
+changes an operator (403).
 """
 
 import getpass
@@ -13,9 +14,11 @@ from enum import StrEnum
 from hashlib import sha256
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, session, url_for
+from flask import Blueprint, Flask, Response, abort, current_app, make_response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 
+from commandbus.console.clients import client_of
+from commandbus.console.forms import refuse_broken_text
 from commandbus.console.settings import ConsoleSettings, is_loopback
 from commandbus.console.state import console
 
@@ -90,7 +93,15 @@ def csrf_token() -> str:
 
 
 def check_login(settings: ConsoleSettings, token: str) -> Role | None:
-    """Return the role that a token gives, or None. It takes the same time for every wrong token."""
+    """Return the role that a token gives, or None. It takes the same time for every wrong token.
+
+    Raises:
+        TooManyRequests: whoever asks was wrong too often.
+    """
+    return console().guesses.check(client_of(settings), lambda: _role_of(settings, token))
+
+
+def _role_of(settings: ConsoleSettings, token: str) -> Role | None:
     given = token.encode("utf-8", "replace")
     found = None
     for role, secret in ((Role.VIEWER, settings.viewer_token), (Role.OPERATOR, settings.operator_token)):
@@ -101,14 +112,13 @@ def check_login(settings: ConsoleSettings, token: str) -> Role | None:
 
 def log_in(settings: ConsoleSettings, role: Role, name: str) -> None:
     """Begin a new session for somebody who showed a token."""
-    session.clear()
-    session.permanent = True
+    console().sessions.begin()
     session[_ROLE], session[_NAME], session[_PROOF] = role.value, name, _proof(settings, role)
 
 
 def log_out() -> None:
-    """End the session."""
-    session.clear()
+    """End the session, in all browsers that have its cookie."""
+    console().sessions.end()
 
 
 def add_headers(response: Response) -> Response:
@@ -127,14 +137,18 @@ def _check() -> ResponseReturnValue | None:
         return None
     settings = console().settings
     request.max_content_length = request.max_form_memory_size = MAX_BODY
-    _check_host(settings)
+    if _name_of(request.host) not in settings.allowed_hosts:
+        return _refuse_host()
     found = _identify(settings)
+    request.environ[_USER] = found  # and not in `g`, which requests of one app context would share
+    if request.endpoint is None:
+        return None  # an unknown address is answered 404 to everybody, or 405
+    refuse_broken_text(is_body_read=request.method not in _SAFE)
     if request.method not in _SAFE:
         _check_origin(settings)
         _check_csrf()
-    request.environ[_USER] = found  # and not in `g`, which requests of one app context would share
-    if request.endpoint is None or request.endpoint in _PUBLIC:
-        return None  # an unknown address is answered 404 to everybody
+    if request.endpoint in _PUBLIC:
+        return None
     if found is None:
         return _ask_to_log_in(settings)
     if request.method not in _SAFE and request.endpoint not in _FOR_ANYONE and not found.is_operator:
@@ -142,10 +156,10 @@ def _check() -> ResponseReturnValue | None:
     return None
 
 
-def _check_host(settings: ConsoleSettings) -> None:
-    """Refuse names that are not ours: a page elsewhere may have let its name point here (DNS rebinding)."""
-    if _name_of(request.host) not in settings.allowed_hosts:
-        abort(400, "This address is not known here: its name must be among COMMANDBUS_CONSOLE_HOSTS.")
+def _refuse_host() -> Response:
+    """Refuse a name that is not ours: a page elsewhere may have let its name point here (DNS rebinding), and reads."""
+    text = "This address is not known here: its name must be among COMMANDBUS_CONSOLE_HOSTS.\n"
+    return make_response(text, 400, {"Content-Type": "text/plain; charset=utf-8"})
 
 
 def _name_of(netloc: str) -> str:
@@ -192,13 +206,17 @@ def _from_session(settings: ConsoleSettings) -> User | None:
     if role not in list(Role) or not isinstance(name, str) or not isinstance(proof, str):
         return None
     expected = _proof(settings, Role(role))
-    return User(name, Role(role)) if expected and hmac.compare_digest(expected, proof) else None
+    if not expected or not hmac.compare_digest(expected, proof) or not console().sessions.is_alive():
+        return None
+    return User(name, Role(role))
 
 
 def _from_bearer(settings: ConsoleSettings) -> User | None:
     """Return a program that shows its token with each request. It looks only: it has no page to post from."""
     kind, _, token = request.headers.get("Authorization", "").partition(" ")
-    role = check_login(settings, token.strip()) if kind.lower() == "bearer" else None
+    if not settings.has_tokens or kind.lower() != "bearer":
+        return None
+    role = check_login(settings, token.strip())
     return None if role is None else User("program", role)
 
 

@@ -7,7 +7,7 @@ from flask import Flask
 from waitress.server import create_server
 
 from commandbus.console.app import create_app
-from commandbus.console.security import MAX_BODY
+from commandbus.console.bodies import LONGEST, read_to_the_end
 from commandbus.console.settings import ConsoleSettings
 from commandbus.errors import InvalidArgumentError
 from commandbus.handlers import HandlerRegistry
@@ -51,11 +51,12 @@ def serve_app(app: Flask, settings: ConsoleSettings, on_listening: Callable[[], 
             channel_timeout=_IDLE,
             cleanup_interval=_LOOK,
             asyncore_use_poll=True,  # select() would end at 1,024 files
-            max_request_body_size=MAX_BODY + 65_536,  # a little more, so that our own page answers what is too large
+            max_request_body_size=LONGEST,
             clear_untrusted_proxy_headers=False,  # we believe none, but must see that there is a proxy
         )
     except OSError as error:
         raise InvalidArgumentError("port", f"cannot listen on {url_of(settings)}: {error.strerror}") from None
+    read_to_the_end(server)
     if on_listening is not None:
         on_listening()
     logger.info("console started", extra={"url": url_of(settings), "open": settings.is_open})

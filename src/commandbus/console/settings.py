@@ -57,6 +57,7 @@ class ConsoleSettings(EnvironmentSettings):
         https: it is reached through HTTPS only: cookies are kept to that, and browsers are told so.
         secret_key: signs the session cookies, at least 32 characters; made at every start when None.
         session_hours: until somebody must log in again, 1 to 720.
+        idle_minutes: without a request, after which they must before that, 5 to 43,200.
         threads: of the server, 4 to 256.
         max_streams: most live streams at once, each of which takes a thread; the others poll.
     """
@@ -75,6 +76,7 @@ class ConsoleSettings(EnvironmentSettings):
     https: bool = False
     secret_key: SecretStr | None = None
     session_hours: int = Field(default=12, ge=1, le=720)
+    idle_minutes: int = Field(default=120, ge=5, le=43_200)
     threads: int = Field(default=16, ge=4, le=256)
     max_streams: int = Field(default=8, ge=0, le=128)
 

@@ -6,7 +6,9 @@ from typing import cast
 
 from flask import current_app
 
+from commandbus.console.guesses import Guesses
 from commandbus.console.once import SentForms
+from commandbus.console.sessions import Sessions
 from commandbus.console.settings import ConsoleSettings
 from commandbus.handlers import HandlerRegistry
 from commandbus.sync import CommandBus, CommandBusPool, Operations, PgmqClient, Redrives, TroubleshootingQueue
@@ -69,8 +71,12 @@ class Console:
     operations: Operations = field(init=False)
     queues: PgmqClient = field(init=False)
     sent: SentForms = field(init=False, default_factory=SentForms)
+    guesses: Guesses = field(init=False, default_factory=Guesses)
+    sessions: Sessions = field(init=False)
 
     def __post_init__(self) -> None:
+        longest, idle = self.settings.session_hours * 3_600, self.settings.idle_minutes * 60
+        object.__setattr__(self, "sessions", Sessions(longest, idle))
         object.__setattr__(self, "bus", CommandBus(self.pool))
         object.__setattr__(self, "tsq", TroubleshootingQueue(self.pool))
         object.__setattr__(self, "redrives", Redrives(self.pool))

@@ -30,7 +30,14 @@ from commandbus.payload.json_text import (
     encode_value,
     parse_json,
 )
-from commandbus.payload.texts import MAX_ERROR_LENGTH, clean_text, counted, describe_validation_error, in_our_words
+from commandbus.payload.texts import (
+    MAX_ERROR_LENGTH,
+    clean_text,
+    counted,
+    describe_validation_error,
+    in_our_words,
+    is_hidden,
+)
 from commandbus.payload.times import parse_time
 
 __all__ = [
@@ -61,6 +68,7 @@ __all__ = [
     "encode",
     "encode_value",
     "in_our_words",
+    "is_hidden",
     "parse_json",
     "parse_time",
 ]

@@ -9,7 +9,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from commandbus.errors import InvalidArgumentError
-from commandbus.payload.texts import UNSTORABLE
+from commandbus.payload.texts import UNSTORABLE, is_hidden
 
 MAX_COMMAND_TYPE_LENGTH = 200
 
@@ -17,7 +17,6 @@ _DOMAIN = re.compile(r"[a-z][a-z0-9_]{0,36}")
 _REPLY_QUEUE = re.compile(r"[a-z][a-z0-9_]{0,36}__replies")
 _QUEUE = re.compile(r"[a-z][a-z0-9_]{0,46}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 S = TypeVar("S", bound=StrEnum)
 T = TypeVar("T")
 
@@ -29,7 +28,7 @@ def _is_domain(name: str) -> bool:
 
 @lru_cache(1024)
 def _is_command_type(name: str) -> bool:
-    return 0 < len(name) <= MAX_COMMAND_TYPE_LENGTH and _CONTROL.search(name) is None
+    return 0 < len(name) <= MAX_COMMAND_TYPE_LENGTH and not UNSTORABLE.search(name) and not any(map(is_hidden, name))
 
 
 def check_domain(value: object, field: str = "domain") -> str:
@@ -66,7 +65,10 @@ def check_queue(value: object, field: str = "queue") -> str:
 
 
 def check_command_type(value: object, field: str = "command_type") -> str:
-    """Return *value* when it is a command type: 1 to 200 characters, none of them a control character.
+    """Return *value* when it is a command type: 1 to 200 characters, all of which can be seen.
+
+    Control characters cannot, nor zero-width ones and those that turn the direction of others: with them one type
+    could look like another.
 
     Raises:
         InvalidArgumentError: it is not.
@@ -74,7 +76,7 @@ def check_command_type(value: object, field: str = "command_type") -> str:
     if isinstance(value, str) and _is_command_type(value):
         return value
     raise InvalidArgumentError(
-        field, f"must be a string of 1 to {MAX_COMMAND_TYPE_LENGTH} characters without control characters"
+        field, f"must be a string of 1 to {MAX_COMMAND_TYPE_LENGTH} characters without control or invisible characters"
     )
 
 

@@ -1,12 +1,19 @@
 """Texts for people: as PostgreSQL can store them, and without the data that they are about."""
 
 import re
+import unicodedata
 
 from pydantic import BaseModel, ValidationError
 
 MAX_ERROR_LENGTH = 2_000
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp"})  # control, format (bidi, zero width), line and paragraph separators
+
+
+def is_hidden(character: str) -> bool:
+    """Return whether a character is not seen itself, but may change how others are."""
+    return unicodedata.category(character) in _HIDDEN
 
 
 def clean_text(text: str, max_length: int = MAX_ERROR_LENGTH) -> str:

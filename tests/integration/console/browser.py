@@ -88,9 +88,9 @@ class Browser:
         assert found is not None
         return found.value
 
-    def take_cookie(self, value: str) -> None:
-        """Go on with another one's session."""
-        self._client.set_cookie("commandbus_console", value)
+    def take_cookie(self, value: str, name: str = "commandbus_console") -> None:
+        """Go on with another one's session, or another cookie."""
+        self._client.set_cookie(name, value)
 
 
 @dataclass

@@ -5,15 +5,17 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from commandbus.console import ConsoleSettings
 from commandbus.console import __file__ as package
-from tests.cli_process import Cli
+from tests.cli_process import COMMAND, Cli, wait_for
+from tests.integration.test_cli_interrupts import NOBODY, interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +80,81 @@ def test_a_port_in_use_is_refused_in_one_sentence(cli: Cli) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert "cannot listen on" in cli.refusal("console", "--port", taken.getsockname()[1], code=2)
+
+
+def test_the_address_is_told_when_it_is_listened_on(cli: Cli) -> None:
+    port = free_port()
+    with cli.started("console", "--port", port):
+        wait_for(lambda: f"console on http://127.0.0.1:{port}/" in (cli.directory / "log").read_text(), 20)
+        with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.connect()  # at once, or not at all
+        assert "console on" not in cli.refusal("console", "--port", port, code=2)
+
+
+@pytest.mark.parametrize("module", ["flask", "jinja2", "waitress.server", "commandbus.console.app"])
+def test_ctrl_c_while_it_starts_says_nothing(tmp_path: Path, module: str) -> None:
+    done = interrupted(tmp_path, module, *COMMAND, "console", "--database-url", NOBODY)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_no_more_streams_than_allowed_are_open_and_pages_are_served_beside_them(cli: Cli) -> None:
+    port, most = free_port(), ConsoleSettings().max_streams
+    with cli.started("console", "--port", port), ExitStack() as stack:
+        streams = [stack.enter_context(get(port, "/live/events")) for _ in range(most)]
+        assert [stream.status for stream in streams] == [200] * most
+        assert all(stream.readline().startswith(b"data: ") for stream in streams)
+        for _ in range(5):
+            with get(port, "/live/events") as refused:
+                assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
+        with get(port, "/api/live") as poll, get(port, "/") as page:
+            assert (poll.status, page.status) == (200, 200)
+        stack.close()
+
+        def is_free() -> bool:
+            with get(port, "/live/events") as again:
+                return again.status == 200
+
+        wait_for(is_free, 20)
+
+
+BODY = 50 * 1024 * 1024
+
+
+@pytest.fixture
+def port(cli: Cli) -> Iterator[int]:
+    """The port of a running console."""
+    found = free_port()
+    with cli.started("console", "--port", found):
+        with get(found, "/") as page:
+            assert page.status == 200
+        yield found
+
+
+@pytest.mark.parametrize("way", ["length", "chunks"])
+def test_a_body_that_is_too_large_is_answered_by_a_page(port: int, way: str) -> None:
+    pieces = (b"x" * 65_536 for _ in range(BODY // 65_536))
+    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        if way == "length":
+            headers["Content-Length"] = str(BODY)
+        connection.request("POST", "/send", body=pieces, headers=headers, encode_chunked=way == "chunks")
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        assert (answer.status, answer.headers["X-Frame-Options"]) == (413, "DENY")
+        assert "at most 8 MiB" in text
+        connection.request("GET", "/api/live")  # nothing of the body is taken for a request
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+
+
+def test_who_asks_before_sending_is_told_at_once(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        head = f"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: {BODY}\r\nExpect: 100-continue\r\n"
+        form = "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+        connection.sendall((head + form).encode())
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))  # and closes
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"at most 8 MiB" in answer
 
 
 def test_every_file_that_pages_name_is_there() -> None:

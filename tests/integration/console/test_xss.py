@@ -77,7 +77,6 @@ HOSTILE = (
     "&lt;script&gt;alert(1)&lt;/script&gt;",
     "&#60;script&#62;alert(1)&#60;/script&#62;",
     "\\u003cscript\\u003ealert(1)\\u003c/script\\u003e",
-    "\u202e<script>alert(1)</script>",
     "<scr<script>ipt>alert(1)</scr</script>ipt>",
     "%3Cscript%3Ealert(1)%3C/script%3E",
 )

@@ -46,7 +46,7 @@ def find_json() -> ResponseReturnValue:
 
 def _find(form: Form) -> Found:
     """Return a page of events; none while a filter is wrong."""
-    domain, event_type = form.domain(), form.text("event", 100)
+    domain, event_type = form.domain(), form.event()
     after, before, before_id = form.time("after"), form.time("before"), form.count("before_id", 1, _MOST_ID)
     if before_id is not None and before is None:
         form.refuse("before_id", "needs before")

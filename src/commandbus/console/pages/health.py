@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 import psycopg
-from flask import Blueprint, jsonify, render_template, request
+from flask import Blueprint, render_template, request
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.forms import Form
@@ -62,8 +62,6 @@ def show_json() -> ResponseReturnValue:
     """Return the same."""
     form = Form(request.args)
     found = _look(form.value_of("look", Look))
-    if form.errors:
-        return jsonify(errors=form.errors), 400
     return json_or_errors(
         form,
         {

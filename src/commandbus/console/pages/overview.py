@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
-from flask import Blueprint, jsonify, render_template, request
+from flask import Blueprint, render_template, request
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.activity import Charts, Rates, Span, Sparks
@@ -78,10 +78,9 @@ def throughput_json() -> ResponseReturnValue:
     """Return the numbers behind the charts."""
     form = Form(request.args)
     domain, span = chosen(form)
-    if form.errors:
-        return jsonify(errors=form.errors), 400
-    points = recent().points(domain, span)
-    return jsonify(domain=domain, seconds=span.seconds, step=span.step, points=[plain(point) for point in points])
+    points = [] if form.errors else recent().points(domain, span)
+    found = {"domain": domain, "seconds": span.seconds, "step": span.step, "points": [plain(one) for one in points]}
+    return json_or_errors(form, found)
 
 
 def chosen(form: Form) -> tuple[str | None, Span]:

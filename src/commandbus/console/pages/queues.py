@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flask import Blueprint, abort, flash, jsonify, redirect, render_template, request, url_for
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.activity import Charts, Span, Sparks
@@ -47,7 +47,7 @@ def show() -> ResponseReturnValue:
 @page.get("/api/queues")
 def show_json() -> ResponseReturnValue:
     """Return the same numbers."""
-    return jsonify(queues=[plain(queue) for queue in recent().overview()])
+    return json_or_errors(Form(request.args), {"queues": [plain(queue) for queue in recent().overview()]})
 
 
 @page.get("/queues/<domain>")

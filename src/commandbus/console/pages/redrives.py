@@ -94,7 +94,7 @@ def show(redrive_id: UUID) -> ResponseReturnValue:
 @page.get("/api/redrives/<uuid:redrive_id>")
 def show_json(redrive_id: UUID) -> ResponseReturnValue:
     """Return one redrive."""
-    return jsonify(_plain(_now(redrive_id)))
+    return json_or_errors(Form(request.args), _plain(_now(redrive_id)))
 
 
 @page.get("/redrives/new")
