@@ -115,7 +115,8 @@ def test_pages_of_batches_and_of_the_audit_are_turned(console_url: str, database
         bus.create_domain()
         bus.run(
             "insert into commandbus.batch (domain, batch_id, name, total_count, created_at)"
-            " select %s, gen_random_uuid(), 'Batch ' || n, 0, now() - n * interval '1 s' from generate_series(1, 120) n",
+            " select %s, gen_random_uuid(), 'Batch ' || n, 0, now() - n * interval '1 s'"
+            " from generate_series(1, 120) n",
             DOMAIN,
         )
         bus.send_new(250)
