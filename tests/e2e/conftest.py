@@ -1,7 +1,7 @@
 """Fixtures of the browser tests.
 
-Tests with a browser are plain functions: Playwright's loop occupies the thread while the module's browser is there.
-Coroutines run by `tests.e2e.browser.in_thread`.
+All tests are plain functions: Playwright's loop occupies the thread from the first that needs a browser to the last of
+the package. Coroutines run by `tests.e2e.browser.in_thread`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def serve() -> Iterator[Serve]:
         yield lambda app: stack.enter_context(served(app))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium, for the tests of one module."""
+    """Chromium, for all tests of this package that a process runs."""
     with chromium() as found:
         yield found
 
