@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     from commandbus.sync import CommandBusPool
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Let processes that are done take tests from those that have long ones."""
+    from xdist.scheduler import WorkStealingScheduling  # type: ignore[import-untyped]  # xdist has no types
+
+    return WorkStealingScheduling(config, log)
+
+
 class Serve(Protocol):
     """Serves an app until the test ends."""
 
