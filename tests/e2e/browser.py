@@ -19,7 +19,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from tests.support import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine, Iterable, Iterator
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from flask import Flask
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -39,10 +40,26 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing."""
 
 
+def _files_at_once(app: Flask) -> WSGIApplication:
+    """Return an app that leaves no file open when a browser goes away while it is sent."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        found = app(environ, start_response)
+        if "/static/" not in environ["PATH_INFO"]:
+            return found
+        try:
+            return [b"".join(found)]
+        finally:
+            if hasattr(found, "close"):
+                found.close()
+
+    return answer
+
+
 @contextmanager
 def served(app: Flask) -> Iterator[str]:
     """Give the address of an app on a free port, without a slash at its end."""
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    server = make_server("127.0.0.1", 0, _files_at_once(app), threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, name="live-server", daemon=True)
     thread.start()
     try:
