@@ -125,7 +125,8 @@ create index command_waiting_idx on commandbus.command (domain, attention_at) wh
 create index command_failure_idx on commandbus.command (domain, failure_key, attention_at)
     where failure_key is not null;
 
--- What happened, one row per event; command_id is the batch's id in BATCH_* events. No payload is ever in it.
+-- What happened, one row per event; command_id is the batch's id in BATCH_* events. No payload is ever in it, but for
+-- what operators wrote: both versions of an edit, and the result of work that was done by hand.
 --
 -- One partition per month (UTC), made ahead by sp_make_partitions, emptied and dropped by sp_drop_partitions. What no
 -- month takes goes into audit_default, so that a send never fails for want of a partition.
@@ -2257,7 +2258,8 @@ begin
     select r.command_id, r.refusal from commandbus._verdicts(p_domain, p_command_ids, v_done) r;
 end $$;
 
--- commandbus.sp_operator_complete: what commands of the TSQ asked for was done by hand; reply SUCCESS with p_result.
+-- commandbus.sp_operator_complete: what commands of the TSQ asked for was done by hand; reply SUCCESS with p_result,
+-- which stays in the audit.
 --
 -- Returns  one row per command; refusal is null where it was completed.
 -- Raises   CB007.
@@ -2280,7 +2282,8 @@ declare
 begin
     perform commandbus._check_domain(p_domain);
     v_done := commandbus._resolve(
-        p_domain, p_command_ids, 'COMPLETED', 'OPERATOR_COMPLETE', commandbus._decision(p_operator, p_reason),
+        p_domain, p_command_ids, 'COMPLETED', 'OPERATOR_COMPLETE', commandbus._decision(p_operator, p_reason)
+            || case when p_result is null then '{}' else jsonb_build_object('result', p_result) end,
         'SUCCESS', p_result, p_notify);
     return query
     select d.command_id, null::text from unnest(v_done) as d(command_id)
@@ -2974,6 +2977,19 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select c.domain from commandbus.command c where c.command_id = p_command_id order by c.domain
+$$;
+
+-- commandbus.find_by_id: the commands whose ids lie in a range, as all do that begin alike, by id.
+create function commandbus.find_by_id(p_from uuid, p_until uuid, p_limit int default 50)
+returns setof commandbus.command
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.*
+    from commandbus.command c
+    where c.command_id between p_from and p_until
+    order by c.command_id, c.domain
+    limit p_limit
 $$;
 
 -- commandbus.get_payload: the archived message of a command, or none.

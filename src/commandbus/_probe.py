@@ -29,7 +29,15 @@ PROBE = """
         pg_catalog.current_database()::text as database,
         pg_catalog.current_setting('search_path') as search_path,
         coalesce(pg_catalog.current_schemas(false)::text[], '{}') as visible_schemas,
-        (select e.extversion from pg_catalog.pg_extension e where e.extname = 'pgmq') as pgmq_version,
+        coalesce(
+            (select e.extversion from pg_catalog.pg_extension e where e.extname = 'pgmq'),
+            (
+                select pg_catalog.substring(pg_catalog.obj_description(t.oid, 'pg_type'), '^PGMQ ([0-9.]+)$')
+                from pg_catalog.pg_type t
+                join pg_catalog.pg_namespace n on n.oid = t.typnamespace
+                where n.nspname = 'pgmq' and t.typname = 'message_record'
+            )
+        ) as pgmq_version,
         exists (
             select from pg_catalog.pg_type t
             join pg_catalog.pg_namespace n on n.oid = t.typnamespace
@@ -70,7 +78,8 @@ class ServerFacts:
         database: the connected database.
         search_path: of the session, as it was set.
         visible_schemas: schemas on the session's search path that exist and may be used, in order.
-        pgmq_version: of the extension; None when PGMQ's SQL was installed without it, or is missing.
+        pgmq_version: of the extension, or of the SQL that `commandbus migrate` installed; None when others installed
+            PGMQ's SQL, or it is missing.
         has_pgmq: PGMQ is there.
         has_recent_pgmq: and it is 1.10 or newer.
         has_command_table: schema ``commandbus`` has its main table.

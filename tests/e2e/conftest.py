@@ -1,7 +1,7 @@
 """Fixtures of the browser tests.
 
-Tests with a browser are plain functions: Playwright's loop occupies the thread while the module's browser is there.
-Coroutines run by `tests.e2e.browser.in_thread`.
+All tests are plain functions: Playwright's loop occupies the thread from the first that needs a browser to the last of
+the package. Coroutines run by `tests.e2e.browser.in_thread`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     from commandbus.sync import CommandBusPool
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Let processes that are done take tests from those that have long ones."""
+    from xdist.scheduler import WorkStealingScheduling  # type: ignore[import-untyped]  # xdist has no types
+
+    return WorkStealingScheduling(config, log)
+
+
 class Serve(Protocol):
     """Serves an app until the test ends."""
 
@@ -44,9 +52,9 @@ def serve() -> Iterator[Serve]:
         yield lambda app: stack.enter_context(served(app))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium, for the tests of one module."""
+    """Chromium, for all tests of this package that a process runs."""
     with chromium() as found:
         yield found
 

@@ -73,7 +73,9 @@ def worker_process(url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait(30)
+        if process.stdin is not None:  # only now: its end is a second signal, for which no handler may be left
+            process.stdin.close()
     assert process.returncode == 0, log.read_text()
 
 

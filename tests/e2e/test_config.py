@@ -8,29 +8,38 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
+from commandbus import CommandBusPool
 from tests.e2e.app.config import ConfigStore, RetryConfig, SyncConfigStore, WorkerConfig
+from tests.e2e.browser import in_thread
 
 if TYPE_CHECKING:
-    from commandbus import CommandBusPool
     from commandbus.sync import CommandBusPool as SyncCommandBusPool
 
 
-async def test_the_migration_s_defaults_are_the_demo_s(pool: CommandBusPool) -> None:
-    store = ConfigStore(pool)
-    assert await store.get_worker_config() == WorkerConfig(30, 4, 1.0, 10)
-    assert await store.get_retry_config() == RetryConfig(3, 1_000, 60_000, 2.0)
-    async with pool.connection() as connection:
-        await connection.execute("delete from e2e.config")
-    assert await store.get_worker_config() == WorkerConfig()
-    assert await store.get_retry_config() == RetryConfig()
+def test_the_migration_s_defaults_are_the_demo_s(database_url: str) -> None:
+    async def look() -> None:
+        async with CommandBusPool(database_url=database_url) as pool:
+            store = ConfigStore(pool)
+            assert await store.get_worker_config() == WorkerConfig(30, 4, 1.0, 10)
+            assert await store.get_retry_config() == RetryConfig(3, 1_000, 60_000, 2.0)
+            async with pool.connection() as connection:
+                await connection.execute("delete from e2e.config")
+            assert await store.get_worker_config() == WorkerConfig()
+            assert await store.get_retry_config() == RetryConfig()
+
+    in_thread(look())
 
 
-async def test_what_is_stored_is_read_back(pool: CommandBusPool) -> None:
-    store = ConfigStore(pool)
-    worker, retry = WorkerConfig(1, 500, 0.01, 1_000), RetryConfig(1_000, 0, 86_400_000, 1.5)
-    await store.set_worker_config(worker)
-    await store.set_retry_config(retry)
-    assert (await store.get_worker_config(), await store.get_retry_config()) == (worker, retry)
+def test_what_is_stored_is_read_back(database_url: str) -> None:
+    async def look() -> None:
+        async with CommandBusPool(database_url=database_url) as pool:
+            store = ConfigStore(pool)
+            worker, retry = WorkerConfig(1, 500, 0.01, 1_000), RetryConfig(1_000, 0, 86_400_000, 1.5)
+            await store.set_worker_config(worker)
+            await store.set_retry_config(retry)
+            assert (await store.get_worker_config(), await store.get_retry_config()) == (worker, retry)
+
+    in_thread(look())
 
 
 def test_both_stores_are_one(sync_pool: SyncCommandBusPool) -> None:

@@ -32,7 +32,7 @@ def bus(database_url: str) -> Iterator[Bus]:
 
 def decide(page: Page, verb: str, reason: str = "") -> None:
     """Decide about what is chosen, and say yes when asked."""
-    page.get_by_label("Reason").fill(reason)
+    page.get_by_role("textbox", name="Reason").fill(reason)
     page.get_by_role("button", name=verb, exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name=verb, exact=True).click()
 
@@ -107,11 +107,16 @@ def test_who_goes_back_at_the_question_changes_nothing(console_url: str, bus: Bu
     page.get_by_role("button", name="Retry all of Ship").click()
     page.keyboard.press("Escape")
     assert bus.status(command_id) == "IN_TROUBLESHOOTING_QUEUE"
+    page.get_by_label("Reason").fill("the stock came")
     page.get_by_role("button", name="Retry all of Ship").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Queue the only command of this group again?")
     page.get_by_role("dialog").get_by_role("button", name="Retry all").click()
     expect(page.get_by_role("status")).to_contain_text("Retried 1 command")
     expect(page.get_by_text("Nothing waits for you")).to_be_visible()
     assert bus.status(command_id) == "PENDING"
+    assert bus.value("select details ->> 'reason' from commandbus.audit where event_type = 'OPERATOR_RETRY'") == (
+        "the stock came"
+    )
 
 
 def test_a_command_is_completed_with_a_result(console_url: str, bus: Bus, page: Page) -> None:
@@ -127,12 +132,16 @@ def test_a_command_is_completed_with_a_result(console_url: str, bus: Bus, page: 
     expect(page.get_by_role("status")).to_contain_text("Completed 1 command")
     expect(page.locator("main .badge").first).to_have_text("Completed")
     expect(page.get_by_role("region", name="Timeline")).to_contain_text("Operator completed")
+    expect(page.get_by_role("region", name="Reply")).to_contain_text('"shipped": "by hand"')
 
 
 def test_chosen_groups_are_decided_about_together(console_url: str, bus: Bus, page: Page) -> None:
     ids = park(bus, 3) + park(bus, 2, kind="Print", code="OUT_OF_PAPER")
     page.goto(f"{console_url}/troubleshooting")
     page.get_by_label("Choose all groups").check()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.get_by_role("dialog")).to_contain_text("Give all 5 commands of the chosen groups up for good?")
+    page.get_by_role("dialog").get_by_role("button", name="Go back").click()
     decide(page, "Retry")
     expect(page.get_by_role("status")).to_contain_text("Retried 5 commands")
     assert {bus.status(one) for one in ids} == {"PENDING"}

@@ -68,7 +68,7 @@ def test_r_retries_the_row_then_what_is_chosen_and_e_edits(console_url: str, dat
     wait_for_keys(page)
     for key in ("j", "x", "j", "x", "r"):
         page.keyboard.press(key)
-    expect(page.get_by_role("dialog")).to_contain_text("Queue what is chosen again?")
+    expect(page.get_by_role("dialog")).to_contain_text("Queue 2 commands again?")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("Retried 2 commands")

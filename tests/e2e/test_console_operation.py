@@ -110,6 +110,37 @@ def test_pages_of_commands_are_turned_there_and_back(console_url: str, database_
         expect(page.locator("[data-rows] tr a[data-open]").first).to_have_attribute("href", pages[number][0])
 
 
+def test_pages_of_batches_and_of_the_audit_are_turned(console_url: str, database_url: str, page: Page) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+        bus.run(
+            "insert into commandbus.batch (domain, batch_id, name, total_count, created_at)"
+            " select %s, gen_random_uuid(), 'Batch ' || n, 0, now() - n * interval '1 s'"
+            " from generate_series(1, 120) n",
+            DOMAIN,
+        )
+        bus.send_new(250)
+    rows = page.locator("[data-rows] tr")
+    page.goto(f"{console_url}/batches")
+    for step, first, count in (("", 1, 50), ("Older", 51, 50), ("Older", 101, 20), ("Newer", 51, 50), ("Newer", 1, 50)):
+        if step:
+            page.get_by_role("link", name=step).click()
+        expect(rows.first.get_by_role("link", name=f"Batch {first}", exact=True)).to_be_visible()
+        expect(rows).to_have_count(count)
+    page.goto(f"{console_url}/audit")
+    seen = set()
+    for count in (100, 100, 50):
+        expect(rows).to_have_count(count)
+        seen |= {link.get_attribute("href") for link in rows.locator("a[data-open]").all()}
+        if len(seen) < 250:
+            last = rows.last.locator("a[data-open]").get_attribute("href") or ""
+            page.get_by_role("link", name="Older").click()
+            expect(rows.locator(f"a[href='{last}']")).to_have_count(0)
+    assert len(seen) == 250
+    page.get_by_role("link", name="Newest").click()
+    expect(page).to_have_url(re.compile("/audit[?]?$"))
+
+
 def test_a_command_tells_its_story_and_its_payload_when_asked(console_url: str, world: World, page: Page) -> None:
     open_command(page, console_url, world.parked[0])
     assert CANARY not in page.content()

@@ -26,31 +26,31 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_every_page_fits_is_accessible_and_without_a_fault(
     console_url: str,
     showroom: World,
     open_page: Windows,
     axe: Callable[[Page], None],
     screenshot: Callable[[Page, str], None],
-    size: tuple[int, int],
     dark: bool,
     database_url: str,
 ) -> None:
     assert console_url
-    page = open_page(size, dark=dark)
+    page = open_page(dark=dark)
     wrong = []
     for name, path in console_pages(showroom).items():
         beat(database_url)
         page.goto(path)
         expect(page.locator("h1")).to_have_count(1)
-        if not page.evaluate("document.documentElement.scrollWidth <= innerWidth"):
-            wrong.append(f"{name} is wider than its window")
-        try:
-            axe(page)
-        except AssertionError as error:
-            wrong.append(f"{name}: {error}")
-        screenshot(page, f"console-{name}-{size[0]}-{'dark' if dark else 'light'}")
+        for size in (PHONE, DESKTOP):
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            if not page.evaluate("document.documentElement.scrollWidth <= innerWidth"):
+                wrong.append(f"{name} is wider than {size[0]}")
+            try:
+                axe(page)
+            except AssertionError as error:
+                wrong.append(f"{name} at {size[0]}: {error}")
+            screenshot(page, f"console-{name}-{size[0]}-{'dark' if dark else 'light'}")
     assert wrong == []
 
 

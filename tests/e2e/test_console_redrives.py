@@ -65,6 +65,22 @@ def test_a_redrive_is_started_watched_paused_resumed_and_stopped(
     expect(page.locator("[data-rows] tr")).to_contain_text("the stock came")
 
 
+def test_a_domain_is_redriven_from_the_page_of_what_waits(console_url: str, database_url: str, page: Page) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+        park(bus, 3)
+        park(bus, 4, kind="Print", code="OUT_OF_PAPER")
+    page.goto(f"{console_url}/troubleshooting")
+    page.get_by_role("link", name="Redrive a domain").click()
+    page.get_by_role("button", name="Start the redrive").click()
+    expect(page.locator("#domain-wrong")).to_be_visible()
+    page.get_by_label("Domain").select_option("pay")
+    page.get_by_label("Reason, for the audit").fill("all is mended")
+    page.get_by_role("button", name="Start the redrive").click()
+    expect(page.get_by_role("region", name="Progress")).to_contain_text("0 of 7 queued again")
+    expect(page.get_by_role("region", name="Progress")).to_contain_text("all is mended")
+
+
 def test_a_redrive_ends_by_itself_when_as_many_fail_again(
     console_url: str, database_url: str, page: Page, tmp_path: Path
 ) -> None:

@@ -170,6 +170,13 @@ DOORS: list[tuple[str, str, list[Any], Callable[[Doors, Any], object]]] = [
     ("query_commands", "created_before", NO_TIMES, lambda d, x: d.bus.query_commands(created_before=x)),
     ("query_commands", "limit", [*NO_COUNTS, 1001], lambda d, x: d.bus.query_commands(limit=x)),
     ("query_commands", "offset", NO_COUNTS[1:], lambda d, x: d.bus.query_commands(offset=x)),
+    (
+        "find_by_id",
+        "beginning",
+        [None, "", 7, "abcdef1", "abcdefgh", "a" * 33, f"{ID} "],
+        lambda d, x: d.bus.find_by_id(x),
+    ),
+    ("find_by_id", "limit", [*NO_COUNTS, 1001], lambda d, x: d.bus.find_by_id("abcdef12", x)),
     ("get_audit_trail", "command_id", NO_IDS, lambda d, x: d.bus.get_audit_trail(x)),
     ("get_audit_trail", "domain", some(NO_DOMAINS), lambda d, x: d.bus.get_audit_trail(ID, x)),
     ("CommandBus", "default_max_attempts", some(NO_COUNTS), lambda d, x: CommandBus(d.pool, x)),

@@ -65,6 +65,7 @@ MATRIX = {
     "list_batches": "app operator readonly",
     "list_batch_commands": "app operator readonly",
     "find_domains": "app operator readonly",
+    "find_by_id": "app operator readonly",
     "list_domains": "app operator readonly",
     "list_known_domains": "app operator readonly",
     "domain_metrics": "app operator readonly",

@@ -201,6 +201,14 @@ def find_domains(bus: Bus) -> Callable[[], list[Row]]:
     return lambda: bus.call("find_domains", command_id=command_id)
 
 
+def find_by_id(bus: Bus) -> Callable[[], list[Row]]:
+    """Find the commands whose ids begin like one's."""
+    begins = str(waiting(bus)[0])[:8]
+    return lambda: bus.call(
+        "find_by_id", **{"from": f"{begins}{'0' * 24}", "until": f"{begins}{'f' * 24}", "limit": 50}
+    )
+
+
 def step_redrive(bus: Bus) -> Callable[[], list[Row]]:
     """Start a redrive of everything that waits, of which a set is due at once; step it."""
     bus.call("sp_start_redrive", domain=DOMAIN, command_ids=None, failure_key=None, rate=SET)
@@ -267,6 +275,7 @@ CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "get_audit_trail": look("get_audit_trail", "command_id"),
     "list_batch_commands": look("list_batch_commands", "batch_id"),
     "find_domains": find_domains,
+    "find_by_id": find_by_id,
     "find_commands": find(),
     "find_commands of a domain": find(domain=DOMAIN),
     "find_commands of what waits": find(status="IN_TROUBLESHOOTING_QUEUE"),

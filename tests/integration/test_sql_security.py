@@ -114,6 +114,7 @@ def live(bus: Recorder) -> None:
         assert len(bus.call(function, domain=DOMAIN)) == 1
     bus.call("get_payload", domain=DOMAIN, command_id=parked)
     bus.call("find_domains", command_id=parked)
+    bus.call("find_by_id", **{"from": parked, "until": parked})
     bus.call("query_commands", domain=DOMAIN, status="FAILED", command_type="charge")
     bus.call("list_batch_commands", domain=DOMAIN, batch_id=batch_id)
     bus.call("list_domains")

@@ -153,6 +153,8 @@ async def test_a_complete_answers_with_the_operators_result(
     reply = await bus.wait_for_reply(REPLIES, command_id)
     assert (reply.outcome, reply.result) == (ReplyOutcome.SUCCESS, result)
     assert await status(bus, command_id) == CommandStatus.COMPLETED
+    last = (await bus.get_audit_trail(command_id))[-1]
+    assert last.details == {"operator": None} | ({} if result is None else {"result": result})
 
 
 async def test_a_verdict_on_a_command_that_does_not_wait_says_what_it_is(

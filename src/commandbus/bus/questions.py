@@ -1,5 +1,6 @@
 """What can be asked: about commands, batches and the audit."""
 
+import re
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -31,6 +32,7 @@ from commandbus.repositories._base import check_pool
 
 MAX_PAGE = 1_000
 MAX_OFFSET = 2**31 - 1
+_BEGINNING = re.compile(r"[0-9a-fA-F]{8,32}")
 
 
 class Questions:
@@ -178,6 +180,19 @@ class Questions:
             limit=check_count(limit, "limit", 1, MAX_PAGE),
         )
 
+    async def find_by_id(self, beginning: str, limit: int = 50) -> list[CommandMetadata]:
+        """Return the commands of all domains whose ids begin so, by id.
+
+        Args:
+            beginning: 8 to 32 hexadecimal digits, with hyphens or without.
+            limit: 1 to 1,000.
+
+        Raises:
+            InvalidArgumentError: an argument breaks its limit.
+        """
+        first, last = _id_range(beginning)
+        return await self._commands.find_by_id(first, last, check_count(limit, "limit", 1, MAX_PAGE))
+
     async def get_message(self, domain: str, command_id: UUID) -> StoredMessage | None:
         """Return what was sent, or None: of a command that is over it is kept by PGMQ's archive only, if at all."""
         return await self._commands.get_message(check_domain(domain), check_uuid(command_id, "command_id"))
@@ -221,6 +236,14 @@ class Questions:
             before_id=None if before_id is None else check_count(before_id, "before_id", 1, 2**63 - 1),
             limit=check_count(limit, "limit", 1, MAX_PAGE),
         )
+
+
+def _id_range(beginning: str) -> tuple[UUID, UUID]:
+    """Return the first and the last id that begin so."""
+    digits = beginning.replace("-", "") if isinstance(beginning, str) else ""
+    if not _BEGINNING.fullmatch(digits):
+        raise InvalidArgumentError("beginning", "must be 8 to 32 hexadecimal digits of an id")
+    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 
 def _as_id(text: str | None) -> UUID | None:

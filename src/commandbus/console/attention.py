@@ -12,6 +12,7 @@ from commandbus.payload import counted
 _REMEMBERED = timedelta(hours=1)  # after which a silent worker is no news
 STALE = timedelta(seconds=20)  # a worker that lives is heard of every 5 seconds
 OLD = timedelta(minutes=5)  # of a message that a worker could have
+_NAMED = 6  # domains in which commands wait
 _ORDER = ("danger", "warning", "info")
 
 
@@ -61,7 +62,9 @@ def _of_domains(domains: Sequence[DomainOverview], now: datetime) -> Iterator[Ne
     parked = sum(domain.in_troubleshooting for domain in domains)
     if parked:
         title = f"{counted(parked, 'command')} {'waits' if parked == 1 else 'wait'} for a decision"
-        where = ", ".join(f"{d.domain} {d.in_troubleshooting:,}" for d in domains if d.in_troubleshooting)
+        most = sorted((d for d in domains if d.in_troubleshooting), key=lambda one: -one.in_troubleshooting)
+        where = ", ".join(f"{one.domain} {one.in_troubleshooting:,}" for one in most[:_NAMED])
+        where += f", and {counted(len(most) - _NAMED, 'other domain')}" if len(most) > _NAMED else ""
         yield Need("warning", title, where, "Decide", "console.troubleshooting.find")
 
 

@@ -80,7 +80,10 @@ class Tally:
 
 
 def read_chosen(form: Form, *, required: bool = True) -> Chosen:
-    """Return the commands and groups that a form names, each as domain/id."""
+    """Return the commands and groups that a form names, each as domain/id; a row's own button means that row alone."""
+    only = Chosen(_names(form, "only_command", 1, "command"), _names(form, "only_group", 1, "group"))
+    if only.commands or only.groups:
+        return only
     found = Chosen(_names(form, "command", MAX_SELECTION, "command"), _names(form, "group", MAX_GROUPS, "group"))
     if required and not form.errors and not found.commands and not found.groups:
         form.refuse("command", "Choose commands first.")
@@ -129,7 +132,7 @@ def _names(form: Form, name: str, most: int, what: str) -> list[Name]:
             found.append((check_domain(domain), check_uuid(identity, name)))
         except InvalidArgumentError:
             form.refuse(
-                "command", f"A {what} must be named by its domain and its {'id' if name == 'command' else 'key'}."
+                "command", f"A {what} must be named by its domain and its {'id' if what == 'command' else 'key'}."
             )
     return found
 

@@ -20,6 +20,7 @@ from uuid import UUID
 from flask import abort, request
 from werkzeug.datastructures import MultiDict
 
+from commandbus.console.recent import recent
 from commandbus.errors import CommandBusError, InvalidArgumentError
 from commandbus.payload import (
     check_command_type,
@@ -173,7 +174,7 @@ class Form:
 
     def time(self, name: str) -> datetime | None:
         """Return a time: ISO 8601, UTC where no zone is given, or how long ago: 90s, 15m, 2h, 7d, 1w."""
-        return self.check(name, parse_time)
+        return self.check(name, lambda text, field: parse_time(text, field, recent().now))
 
     def query(self, *without: str, **more: object) -> str:
         """Return the query string of the filters in use, for links to other pages of the same list."""

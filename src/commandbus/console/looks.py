@@ -13,6 +13,7 @@ from jinja2 import pass_context
 from jinja2.runtime import Context
 
 from commandbus.console import charts
+from commandbus.console.recent import recent
 from commandbus.payload import MAX_DEPTH, is_hidden
 
 MASK = "••••"
@@ -96,6 +97,7 @@ def add_filters(blueprint: Blueprint) -> None:
         short,
     ):
         blueprint.add_app_template_filter(function, f"cb_{function.__name__}")
+    blueprint.add_app_template_global(lambda: iso(recent().now()), "cb_now")
 
 
 def reveal_all(app: Flask) -> None:
@@ -148,8 +150,8 @@ def absolute(time: datetime) -> str:
 
 
 def ago(time: datetime) -> str:
-    """Return how long ago a time was, or in how long it will be."""
-    seconds = (datetime.now(UTC) - time).total_seconds()
+    """Return how long ago a time was, or in how long it will be, by the server's clock."""
+    seconds = (recent().now() - time).total_seconds()
     return "now" if abs(seconds) < 1 else f"in {span(-seconds)}" if seconds < 0 else f"{span(seconds)} ago"
 
 
@@ -167,7 +169,7 @@ def span(seconds: float | None) -> str:
 
 def since(time: datetime | None) -> str:
     """Return how long something lasts already."""
-    return span(None if time is None else max((datetime.now(UTC) - time).total_seconds(), 0.0))
+    return span(None if time is None else max((recent().now() - time).total_seconds(), 0.0))
 
 
 def rate(value: float | None) -> str:

@@ -21,7 +21,6 @@ EXTENSION = "commandbus_console_recent"
 _NOW = 1.0  # seconds that an answer serves all who ask
 _CLOCK = 60.0  # how far our clock is off
 _SMALL = 4.0  # what workers tell of one domain; they do every 5
-_MOST_SPARKS = 30  # domains that have them
 _GROUPS = 3
 T = TypeVar("T")
 
@@ -88,8 +87,8 @@ class Recent:
         return spark(*self._throughput(domain, Span.QUARTER))
 
     def sparks(self, domains: Sequence[DomainOverview]) -> dict[str, Sparks]:
-        """Return the small lines of the first domains."""
-        return {domain.domain: self.spark(domain.domain) for domain in domains[:_MOST_SPARKS]}
+        """Return the small lines of these domains."""
+        return {domain.domain: self.spark(domain.domain) for domain in domains}
 
     def ask(self, key: object, seconds: float, find: Callable[[], T]) -> T:
         """Return what *find* found up to *seconds* ago; nobody else finds the same meanwhile."""

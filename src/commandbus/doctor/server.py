@@ -93,7 +93,7 @@ def check_schema(pool: CommandBusPool, url: str) -> Iterator[Check]:
     """Compare the schema with the migrations, and tell whose it is."""
     with pool.connection() as connection:
         ((version,),) = connection.execute("select commandbus.schema_version()").fetchall()
-    pgmq = pool.server.pgmq_version or "1.10 or newer, installed without the extension"
+    pgmq = pool.server.pgmq_version or "1.10 or newer"
     yield ok("versions", f"schema {version}, PGMQ {pgmq}", schema=version, pgmq=pool.server.pgmq_version)
     if not has_history(url):
         found = "public.flyway_schema_history is gone, so that nothing can be migrated"

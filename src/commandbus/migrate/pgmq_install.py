@@ -22,6 +22,11 @@ class PgmqSql:
     version: str
     text: str
 
+    @property
+    def note(self) -> str:
+        """The statement that leaves the version in the database: the SQL itself does not."""
+        return f"comment on type pgmq.message_record is 'PGMQ {self.version}'"
+
 
 def needed_pgmq(connection: Connection[Any]) -> PgmqSql | None:
     """Return what must be installed: nothing where the server has PGMQ, or offers the extension, which V001 creates.
@@ -58,6 +63,7 @@ def ensure_pgmq(connection: Connection[Any]) -> str | None:
         path = search_path(connection)
         connection.execute("set local search_path = pg_catalog, pg_temp")
         connection.execute(needed.text.encode(), prepare=False)
+        connection.execute(needed.note.encode())
         connection.execute("select pg_catalog.set_config('search_path', %s, true)", (path,))
     return needed.version
 

@@ -175,6 +175,7 @@ _READING = (
     "list_troubleshooting_ids",
     "count_troubleshooting",
     "find_domains",
+    "find_by_id",
     "list_domains",
     "list_known_domains",
     "domain_metrics",

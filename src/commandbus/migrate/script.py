@@ -75,7 +75,7 @@ def _preparation(pgmq: PgmqSql | None) -> str:
     text = f"-- The history, as Flyway makes it.\n{_BEGIN}{CREATE};\n"
     if pgmq is not None:
         path = "set local search_path = pg_catalog, pg_temp;\n"
-        text += f"\n-- PGMQ {pgmq.version}\n{path}{pgmq.text}{_END_OF_FILE}"
+        text += f"\n-- PGMQ {pgmq.version}\n{path}{pgmq.text}{_END_OF_FILE}{pgmq.note};\n"
     return f"{text}commit;\n"
 
 

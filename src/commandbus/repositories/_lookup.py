@@ -38,6 +38,14 @@ class Lookup(Repository):
         rows = await self._rows("select * from commandbus.find_domains($1::uuid)", (command_id,))
         return [domain for (domain,) in rows]
 
+    async def find_by_id(self, first: UUID, last: UUID, limit: int) -> list[CommandMetadata]:
+        """Return the commands whose ids lie from *first* to *last*, by id. Source: ``commandbus.find_by_id``."""
+        rows = await self._rows(
+            f"select {_COLUMNS} from commandbus.find_by_id($1::uuid, $2::uuid, $3::int)",  # noqa: S608  (a constant)
+            (first, last, limit),
+        )
+        return [_to_metadata(row) for row in rows]
+
     async def query(
         self,
         *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from commandbus.sync import CommandBus
 from tests.integration.console.browser import CANARY, DOMAIN, Browser
@@ -103,6 +103,59 @@ def test_attempts_and_the_reply_are_told(operator: Browser, database_url: str) -
     text = operator.get(path).text
     assert "sent to" in text
     assert "pay__replies" in text
+
+
+def test_a_command_is_found_by_the_beginning_of_its_id(operator: Browser, world: World) -> None:
+    one = str(world.parked[0])
+    for text in (one[:8], one[:8].upper(), f" {one[:8]} ", f"{one[:8]}…", one[:13], one.replace("-", "")[:20], one):
+        answer = operator.get("/go", query_string={"id": text})
+        assert answer.headers["Location"] == f"/commands/{DOMAIN}/{one}", text
+
+
+def test_commands_whose_ids_begin_alike_are_listed_and_those_beyond_are_told(
+    operator: Browser, database_url: str
+) -> None:
+    ids = [UUID(int=(0xABCDEF12 << 96) + n) for n in range(52)]
+    with open_bus(database_url) as bus:
+        bus.create_domain("ship")
+        bus.send(*ids[:2])
+        bus.send(ids[1], domain="ship")
+        answer = operator.get("/go?id=abcdef12")
+        assert answer.status_code == 200
+        for domain, one in ((DOMAIN, ids[0]), (DOMAIN, ids[1]), ("ship", ids[1])):
+            assert f"/commands/{domain}/{one}" in answer.text
+        assert "3 commands" in answer.text
+        twice = operator.get(f"/go?id={ids[1]}").text
+        assert f"/commands/ship/{ids[1]}" in twice
+        assert str(ids[0]) not in twice
+        bus.send(*ids[2:])
+    assert "The first 50" in operator.get("/go?id=abcdef12").text
+    assert operator.get("/go?id=abcdef13").status_code == 404
+
+
+def test_what_cannot_begin_an_id_is_refused(operator: Browser) -> None:
+    for text in (
+        "",
+        "abcdef1",
+        "abcdefg1",
+        "abcd-ef1",
+        "a" * 33,
+        "abcdef12%",
+        "\N{FULLWIDTH DIGIT ONE}" * 8,
+        "\x00" * 8,
+        "9" * 5_000,
+    ):
+        answer = operator.get("/go", query_string={"id": text})
+        assert answer.status_code == 400, text
+        assert "8" in answer.text
+
+
+def test_an_error_of_a_command_that_completed_since_is_told_as_its_past(operator: Browser, world: World) -> None:
+    text = operator.get(f"/commands/{DOMAIN}/{world.edited[0]}").text
+    assert "Failed before it completed" in text
+    assert "Last error" not in text
+    for waiting in world.parked:
+        assert "Last error" in operator.get(f"/commands/{DOMAIN}/{waiting}").text
 
 
 def test_batches_of_all_domains_are_paged_without_an_end(operator: Browser, database_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html import unescape
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tests.integration.console.browser import World
     from tests.integration.sql_helpers import Bus
 
+_JSON_BLOCK = re.compile(r"<pre[^>]*>(.*?)</pre>", re.DOTALL)
 GIVEN = {"retry": "PENDING", "cancel": "CANCELED", "complete": "COMPLETED"}
 
 
@@ -190,6 +192,46 @@ def test_wrong_groups_are_refused_and_change_nothing(
     assert {status_of(sync_pool, one) for one in world.parked} == {"IN_TROUBLESHOOTING_QUEUE"}
     operator.post("/troubleshooting/retry", {"group": f"{DOMAIN}/{uuid4()}"})
     assert "Retried 0 commands." in operator.get("/troubleshooting").text
+
+
+def test_a_row_s_own_button_decides_about_that_row_alone_and_for_the_reason_typed(
+    operator: Browser, world: World, database_url: str, sync_pool: CommandBusPool
+) -> None:
+    with open_bus(database_url) as bus:
+        ids = park(bus, 3)
+    name = f"{DOMAIN}/{group_of(sync_pool, 'NO_STOCK').failure_key}"
+    assert f'name="only_group" value="{name}"' in operator.get("/troubleshooting").text
+    others = f"{DOMAIN}/{group_of(sync_pool, 'ACCOUNT_CLOSED').failure_key}"
+    operator.post("/troubleshooting/retry", {"only_group": name, "group": others, "reason": "the stock came"})
+    assert "Retried 3 commands." in operator.get("/troubleshooting").text
+    assert [last_event(sync_pool, one)[1]["reason"] for one in ids] == ["the stock came"] * 3
+    one, other = (f"{DOMAIN}/{command_id}" for command_id in world.parked)
+    assert f'name="only_command" value="{one}"' in operator.get("/troubleshooting/commands").text
+    form = {"only_command": one, "command": other, "reason": "opened again", "from": "commands"}
+    operator.post("/troubleshooting/retry", form)
+    assert last_event(sync_pool, world.parked[0])[1]["reason"] == "opened again"
+    assert status_of(sync_pool, world.parked[1]) == "IN_TROUBLESHOOTING_QUEUE"
+
+
+@pytest.mark.parametrize("given", ['{"paid": "canary-4711"}', '["canary-4711"]', '"canary-4711"', "false", "0"])
+def test_the_result_of_a_completion_by_hand_is_shown_and_to_viewers_masked(
+    operator: Browser, viewer: Browser, world: World, given: str
+) -> None:
+    path = f"/commands/{DOMAIN}/{world.parked[0]}"
+    operator.post("/troubleshooting/complete", {"command": path.removeprefix("/commands/"), "result": given})
+    assert operator.get(f"/api{path}").get_json()["result"] == json.loads(given)
+    reply = operator.get(path).text.partition('id="reply"')[2]
+    assert "Result, given by ada" in reply
+    assert json.loads(unescape(_JSON_BLOCK.findall(reply)[0])) == json.loads(given)
+    for page in (path, f"/api{path}", "/audit?event=OPERATOR_COMPLETE", "/api/audit?event=OPERATOR_COMPLETE"):
+        assert CANARY not in viewer.get(page).text, page
+    assert "••••" in viewer.get(path).text.partition('id="reply"')[2]
+
+
+def test_a_completion_without_a_result_says_nothing_of_one(operator: Browser, world: World) -> None:
+    path = f"/commands/{DOMAIN}/{world.parked[0]}"
+    operator.post("/troubleshooting/complete", {"command": path.removeprefix("/commands/"), "result": ""})
+    assert "Result" not in operator.get(path).text.partition('id="reply"')[2]
 
 
 def test_a_refused_decision_stays_on_the_page_it_came_from(operator: Browser, world: World) -> None:

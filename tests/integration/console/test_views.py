@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import re
+import sys
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from pgmq.install import get_embedded_sql_version
 
 from commandbus.console import recent
 from tests.integration.console.browser import CANARY, DOMAIN, Browser
@@ -53,6 +56,52 @@ def test_workers_live_by_the_clock_of_the_server(
         )  # fmt: skip
     assert "1 worker of pay went silent" in operator.get("/").text
     assert operator.get(f"/api/redrives/{world.redrives[0]}").get_json()["workers"] == 1
+
+
+class _Wrong(type):
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, datetime)
+
+
+@pytest.fixture(params=[-300, 300])
+def wrong_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console's own clock is five minutes behind, or ahead."""
+    off = timedelta(seconds=request.param)
+
+    class Off(datetime, metaclass=_Wrong):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + off
+
+    for name, module in list(sys.modules.items()):
+        is_ours = name.startswith("commandbus.console") or name == "commandbus.payload.times"
+        if is_ours and getattr(module, "datetime", None) is datetime:
+            monkeypatch.setattr(module, "datetime", Off)
+
+
+@pytest.mark.usefixtures("wrong_clock")
+def test_times_are_told_by_the_clock_of_the_server(operator: Browser, world: World, direct_url: str) -> None:
+    beat(direct_url)
+    for path in ("/", "/commands", "/troubleshooting", f"/commands/{DOMAIN}/{world.edited[0]}", "/audit", "/batches"):
+        text = operator.get(path).text
+        moments = re.findall(r"<time [^>]*>([^<]*)</time>", text)
+        assert moments, path
+        assert {one for one in moments if not re.fullmatch(r"now|[0-9]+ s ago|in [0-9]+ s", one)} == set(), path
+        now = re.search(r'data-now="([^"]+)"', text)
+        assert now, path
+        assert abs(datetime.fromisoformat(now[1]) - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@pytest.mark.usefixtures("wrong_clock")
+def test_how_long_ago_in_a_filter_is_by_the_clock_of_the_server(operator: Browser) -> None:
+    assert len(operator.get("/api/commands?after=2m").get_json()["commands"]) == 9
+    assert operator.get("/api/commands?before=2m").get_json()["commands"] == []
+
+
+def test_health_tells_the_version_of_pgmq_where_it_is_known(operator: Browser, direct_url: str) -> None:
+    rows = run(direct_url, "select extversion from pg_extension where extname = 'pgmq'")
+    version = rows[0][0] if rows else get_embedded_sql_version()
+    assert operator.get("/api/health").get_json()["connection"]["PGMQ"] == version
 
 
 def test_viewers_see_the_keys_of_events_that_are_not_the_librarys(

@@ -13,7 +13,7 @@ from commandbus.console.forms import Form
 from commandbus.console.paging import Trail
 from commandbus.console.records import facts, json_or_errors, plain, shown
 from commandbus.console.state import console
-from commandbus.errors import CommandNotFoundError
+from commandbus.errors import CommandNotFoundError, InvalidArgumentError
 from commandbus.models import (
     AuditEvent,
     AuditEventType,
@@ -32,6 +32,7 @@ PAGE = 50
 _MOST_ROWS = 500
 _MOST_TEXT = 200
 _RELATED = 10
+_MOST_ALIKE = 50  # commands whose ids begin alike
 _OUTCOMES = {
     CommandStatus.COMPLETED: ReplyOutcome.SUCCESS,
     CommandStatus.FAILED: ReplyOutcome.FAILED,
@@ -68,6 +69,14 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """What an operator gave as the result of work that was done by hand, as it may be seen."""
+
+    value: Any
+    operator: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """A command and everything around it. *payload* and *place* are None unless they were asked for and are at hand."""
 
@@ -75,6 +84,7 @@ class Story:
     events: list[Event]
     attempts: list[Attempt]
     outcome: ReplyOutcome | None
+    result: Result | None
     is_payload_asked: bool
     payload: Any
     place: str | None
@@ -122,6 +132,7 @@ def show_json(domain: str, command_id: UUID) -> ResponseReturnValue:
             "events": [plain(line.event) for line in story.events],
             "attempts": [plain(attempt) for attempt in story.attempts],
             "outcome": story.outcome,
+            "result": None if story.result is None else story.result.value,
             "payload": story.payload,
             "place": story.place,
             "related": [plain(row) for row in story.related],
@@ -131,13 +142,19 @@ def show_json(domain: str, command_id: UUID) -> ResponseReturnValue:
 
 @page.get("/go")
 def go() -> ResponseReturnValue:
-    """Lead to a command whose id alone is known."""
+    """Lead to a command of which the id is known, or its beginning; of several that begin alike, show the list."""
     form = Form(request.args)
-    command_id = form.uuid("id", required=True)
-    if command_id is None:
-        abort(400, f"The id {form.errors['id']}.")
-    domain = console().tsq.get_command_domain(command_id)
-    return redirect(url_for("console.commands.show", domain=domain, command_id=command_id))
+    beginning = form.text("id", _MOST_TEXT, required=True)
+    try:
+        found = console().bus.find_by_id((beginning or "").rstrip("…"), _MOST_ALIKE + 1)
+    except InvalidArgumentError:
+        abort(400, "An id has 32 hexadecimal digits; type 8 of them or more, from its beginning.")
+    if not found:
+        raise CommandNotFoundError(None, None, f"no command's id begins with {beginning}")
+    if len(found) > 1:
+        rows, has_more = found[:_MOST_ALIKE], len(found) > _MOST_ALIKE
+        return render_template("commandbus/pages/alike.html", beginning=beginning, rows=rows, has_more=has_more)
+    return redirect(url_for("console.commands.show", domain=found[0].domain, command_id=found[0].command_id))
 
 
 def story_page(domain: str, command_id: UUID, form: Form, *, is_payload_asked: bool = False) -> str:
@@ -203,6 +220,7 @@ def _story(domain: str, command_id: UUID, *, is_payload_asked: bool) -> Story:
         [_line(event) for event in events],
         attempts(events),
         _OUTCOMES.get(command.status),
+        _result(events),
         is_payload_asked,
         None if message is None else shown(message.data),
         None if message is None else _PLACES[message.place],
@@ -211,8 +229,17 @@ def _story(domain: str, command_id: UUID, *, is_payload_asked: bool) -> Story:
     )
 
 
+def _result(events: list[AuditEvent]) -> Result | None:
+    """Return what the operator gave who completed a command; None where nobody did, or gave nothing."""
+    by_hand = next((event for event in events if event.event_type == AuditEventType.OPERATOR_COMPLETE), None)
+    found = {} if by_hand is None else facts(by_hand)
+    return Result(found["result"], found.get("operator")) if "result" in found else None
+
+
 def _line(event: AuditEvent) -> Event:
     found = facts(event)
+    if event.event_type == AuditEventType.OPERATOR_COMPLETE:
+        found.pop("result", None)  # stands beside the reply
     if event.event_type != AuditEventType.OPERATOR_EDIT:
         return Event(event, found)
     before, after = found.pop("before", None), found.pop("after", None)

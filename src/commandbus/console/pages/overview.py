@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from commandbus.console.activity import Charts, Rates, Span, Sparks
 from commandbus.console.attention import Need, is_stale, needs
+from commandbus.console.domains import Domains, find_domains
 from commandbus.console.forms import Form
 from commandbus.console.recent import recent
 from commandbus.console.records import json_or_errors, plain
@@ -16,16 +17,19 @@ from commandbus.models import DomainOverview, FailureGroup, LeaseInfo, WorkerInf
 
 page = Blueprint("overview", __name__)
 
-_MOST_WORKERS = 50  # that the page lists
+_MOST_NEEDS = 12  # that the page lists, like the next
+_MOST_DOMAINS = 20
+_MOST_WORKERS = 50
 _MOST_BUSY = 10  # domains whose leases are looked at
 _MOST_LEASES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What the page shows; *charts* are of the chosen domain, or all."""
+    """What the page shows; *charts* are of the chosen domain, or all; *listed* are the domains that have a row."""
 
     domains: Sequence[DomainOverview]
+    listed: Domains
     workers: Sequence[WorkerInfo]
     silent: frozenset[object]
     needs: Sequence[Need]
@@ -50,7 +54,8 @@ def show() -> ResponseReturnValue:
     """Show the page."""
     form = Form(request.args)
     domain, span = chosen(form)
-    shown = {"form": form, "spans": list(Span), "span": span, "domain": domain, "overview": look(domain, span)}
+    shown = {"form": form, "spans": list(Span), "span": span, "domain": domain, "overview": look(form, domain, span)}
+    shown["most_needs"] = _MOST_NEEDS
     return render_template("commandbus/pages/overview.html", **shown), 400 if form.errors else 200
 
 
@@ -58,7 +63,7 @@ def show() -> ResponseReturnValue:
 def show_json() -> ResponseReturnValue:
     """Return the same numbers."""
     form = Form(request.args)
-    found = look(*chosen(form))
+    found = look(form, *chosen(form))
     return json_or_errors(
         form,
         {
@@ -92,21 +97,24 @@ def chosen(form: Form) -> tuple[str | None, Span]:
     return (None if form.errors else domain), span
 
 
-def look(domain: str | None, span: Span) -> Overview:
+def look(form: Form, domain: str | None, span: Span) -> Overview:
     """Return what the page shows."""
     known = recent()
     now = known.now()
     domains, workers = known.overview(), known.workers()
     parked = sum(one.in_troubleshooting for one in domains)
+    urgent = needs(domains, workers, known.redrives(), now)
+    listed = find_domains(form, domains, urgent, _MOST_DOMAINS)
     return Overview(
         domains=domains,
+        listed=listed,
         workers=workers[:_MOST_WORKERS],
         silent=silent(workers, now),
-        needs=needs(domains, workers, known.redrives(), now),
+        needs=urgent,
         groups=known.groups(parked) if parked else (),
         running=_running(domains),
         rates=known.spark(None).rates,
-        sparks=known.sparks(domains),
+        sparks=known.sparks(listed.rows),
         charts=known.charts(domain, span),
     )
 

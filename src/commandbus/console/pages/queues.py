@@ -7,7 +7,9 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.activity import Charts, Span, Sparks
+from commandbus.console.attention import needs
 from commandbus.console.charts import Share, shares
+from commandbus.console.domains import find_domains
 from commandbus.console.forms import Form
 from commandbus.console.pages.overview import silent
 from commandbus.console.recent import recent
@@ -19,6 +21,7 @@ from commandbus.payload import check_reason
 
 page = Blueprint("queues", __name__)
 
+PAGE = 50
 _LEASES = 50
 
 
@@ -37,11 +40,14 @@ class Detail:
 
 @page.get("/queues")
 def show() -> ResponseReturnValue:
-    """Show every domain's queue."""
-    queues = recent().overview()
+    """Show the domains' queues."""
+    form, known = Form(request.args), recent()
+    queues = known.overview()
+    found = find_domains(form, queues, needs(queues, known.workers(), (), known.now()), PAGE)
     deepest = max((queue.depth + queue.scheduled for queue in queues), default=0)
-    bars = {queue.domain: _bar(queue, deepest) for queue in queues}
-    return render_template("commandbus/pages/queues.html", queues=queues, bars=bars)
+    bars = {queue.domain: _bar(queue, deepest) for queue in found.rows}
+    text = render_template("commandbus/pages/queues.html", form=form, found=found, bars=bars)
+    return text, 400 if form.errors else 200
 
 
 @page.get("/api/queues")

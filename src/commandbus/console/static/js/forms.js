@@ -1,15 +1,25 @@
 // What forms need before anybody can press their buttons: loaded like theme.js, ahead of the page itself, so that no click
 // comes too early to be asked about.
 (() => {
+  // How many commands are chosen in a form: rows count themselves, or what data-count says; a whole group counts alone.
+  function chosen(form) {
+    const boxes = [...form.querySelectorAll("[data-whole]:checked")];
+    if (!boxes.length) boxes.push(...form.querySelectorAll("[data-rows] input[type=checkbox]:checked"));
+    return boxes.reduce((sum, box) => sum + Number(box.dataset.count ?? 1), 0);
+  }
+
   // Questions before what cannot be taken back.
   let sure = null;
   document.addEventListener("submit", (event) => {
     const button = event.submitter;
     if (!button?.dataset.confirm || button === sure) return;
+    const count = chosen(button.form);
+    if (!count && button.dataset.confirm.includes("{n}")) return; // nothing is chosen: the server says so
     event.preventDefault();
     const dialog = document.querySelector("[data-confirm-dialog]");
     if (!dialog) return; // the page's end is still on its way
-    dialog.querySelector("[data-confirm-text]").textContent = button.dataset.confirm;
+    dialog.querySelector("[data-confirm-text]").textContent =
+      button.dataset.confirm.replace("{n}", `${count.toLocaleString("en")} ${count === 1 ? "command" : "commands"}`);
     dialog.querySelector("[data-confirm-yes]").textContent = button.textContent.trim();
     dialog.returnValue = "no";
     dialog.onclose = () => {

@@ -1,4 +1,4 @@
-// Relative times that stay true while a page is open. The words are those of looks.py.
+// Relative times that stay true while a page is open, by the server's clock. The words are those of looks.py.
 const STEPS = [[60, "s"], [60, "min"], [24, "h"], [365, "d"]];
 
 function span(seconds) {
@@ -9,9 +9,13 @@ function span(seconds) {
   return `${seconds.toFixed(0)} y`;
 }
 
+// How far this machine's clock is ahead; less than what a page takes to arrive tells nothing.
+const told = Date.parse(document.body.dataset.now);
+const ahead = Math.abs(Date.now() - told) > 2000 ? Date.now() - told : 0;
+
 export function refreshTimes(root = document) {
   for (const time of root.querySelectorAll("time[datetime]")) {
-    const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
+    const seconds = (Date.now() - ahead - Date.parse(time.dateTime)) / 1000;
     const words = Math.abs(seconds) < 1 ? "now" : seconds < 0 ? `in ${span(-seconds)}` : `${span(seconds)} ago`;
     if (time.textContent !== words) time.textContent = words;
   }
