@@ -18,7 +18,7 @@ LONG = "x" * 2_001
 NUMBERS = ("x", "-1", "1.5", "1e3", "9" * 30, "٣", "0x10", "\x00")
 DOMAINS = ("Pay", "1pay", "pay pay", "p" * 38, "pay'--", "päy", "\x00", "%00")
 TIMES = ("yesterday", "2030-13-01", "25:00", "-1h", "2h ago", "999999w", "0001-01-01T00:00+14:00", "\x00")
-UUIDS = ("x", "0" * 36, "6f1c0a52", "{6f1c0a52-7f0e-4b1e-9d55-0d8f5f3f6a11}", "\x00")
+UUIDS = ("x", "0" * 36, "6f1c0a5", "{6f1c0a52-7f0e-4b1e-9d55-0d8f5f3f6a11}", "\x00")
 TEXTS = ("x" * 201, "a\x00b", "a\x1bb", "a\u202eb", "a\u200bb")
 ID = "6f1c0a52-7f0e-4b1e-9d55-0d8f5f3f6a11"
 KEY = f"2030-01-31T12:00:00+00:00_{ID}"
@@ -85,7 +85,7 @@ def test_bad_filters_of_a_batch_are_400(operator: Browser, world: World) -> None
 
 
 def test_a_bad_id_in_the_search_is_400(operator: Browser) -> None:
-    for value in (*UUIDS, ""):
+    for value in (*UUIDS, f"{ID}0", ""):
         assert operator.get("/go", query_string={"id": value}).status_code == 400, value
 
 
