@@ -44,13 +44,18 @@ FAILURES = (
 )
 THROUGHPUT = """
 insert into commandbus.throughput
-    (domain, at, completed, failed, retried, parked, enqueued, depth, oldest_at, waits, runs)
-select %(domain)s, to_timestamp(floor(extract(epoch from now()) / 10) * 10 - n * 10), rate, rate / 40, rate / 15,
-    rate / 60, (8640 - n) * 130 + (400 * sin(n / 7.0))::int, 25 + (rate / 3),
-    now() - n * interval '10 s' - interval '2 s',
+    (domain, seconds, at, completed, failed, retried, parked, enqueued, depth, oldest_at, waits, runs)
+select %(domain)s, seconds, at, rate * tens, rate * tens / 40, rate * tens / 15, rate * tens / 60,
+    (130 + 50 * cos(n / 7.0))::int * tens, 25 + (rate / 3), at - interval '2 s',
     array[0, 2, 9, 30, 60, 40, 12, 4, 1], array[0, 0, 1, 5, 20, 50, 30, 9, 2]
-from (select n, (%(scale)s * (110 + 60 * sin(n / 14.0) + 20 * sin(n / 3.0)))::int as rate
-      from generate_series(-60, 600) n) m
+from (
+    select p.seconds, p.seconds / 10 as tens, n * p.seconds / 10 as n,
+        date_bin(make_interval(secs => p.seconds), now(), '2000-01-01 00:00:00+00')
+            - n * make_interval(secs => p.seconds) as at,
+        (%(scale)s * (110 + 60 * sin(n * p.seconds / 140.0) + 20 * sin(n * p.seconds / 30.0)))::int as rate
+    from commandbus._pieces() p, generate_series(-60, 600) n
+    where n * p.seconds between -600 and 6000
+) m
 """
 WORKERS = """
 insert into commandbus.worker (worker_id, domain, host, pid, concurrency, in_flight, started_at, seen_at)

@@ -45,6 +45,7 @@ def read_by(bus: Bus, pool: CommandBusPool) -> dict[str, int]:
     """Return what was read so far, the pool's one connection included."""
     with pool.connection() as connection:
         connection.execute("select pg_catalog.pg_stat_force_next_flush()")
+    bus.run("select pg_stat_force_next_flush()")
     with bus.connection.transaction():
         bus.run("select pg_stat_clear_snapshot()")
         rows: list[dict[str, Any]] = bus.connection.execute(READ, {"tables": LARGE}).fetchall()

@@ -108,13 +108,14 @@ def test_charts_show_what_was_done_and_gaps_where_nothing_is_known(
 def test_charts_that_go_on_are_those_of_one_look(app: Flask, direct_url: str, sync_pool: CommandBusPool) -> None:
     known: Recent = app.extensions[EXTENSION]
     CommandBus(sync_pool).create_domain(DOMAIN)
-    rows = "generate_series(now() - interval '50 minutes', now() - interval '30 minutes', interval '10 s') at"
+    rows = "generate_series(now() - interval '{} minutes', now() - interval '{} minutes', interval '30 s') at"
     make = (
-        "insert into commandbus.throughput (domain, at, enqueued, completed) select %s, at, extract(epoch from at), 7"
+        "insert into commandbus.throughput (domain, seconds, at, enqueued, completed) select %s, 30,"
+        " date_bin('30 s', at, '2000-01-01 00:00:00+00'), 5, 7"
     )
-    run(direct_url, f"{make} from {rows}", (DOMAIN,))
+    run(direct_url, f"{make} from {rows.format(50, 30)}", (DOMAIN,))
     before = known.points(DOMAIN, Span.HOUR)
-    run(direct_url, f"{make} from {rows.replace('50', '29.9').replace('30', '1')}", (DOMAIN,))
+    run(direct_url, f"{make} from {rows.format(29, 1)}", (DOMAIN,))
     known.forget()
     after = known.points(DOMAIN, Span.HOUR)
     assert len(before) < len(after)
@@ -256,7 +257,8 @@ def test_the_version_of_the_numbers_changes_with_them(app: Flask, operator: Brow
 def test_charts_are_drawn_while_the_database_s_clock_is_ahead(app: Flask, operator: Browser, direct_url: str) -> None:
     with psycopg.connect(direct_url, autocommit=True) as connection:
         connection.execute(
-            "insert into commandbus.throughput (domain, at, completed) values ('pay', now() + interval '40 s', 1)"
+            "insert into commandbus.throughput (domain, seconds, at, completed)"
+            " values ('pay', 10, now() + interval '40 s', 1)"
         )
     for _ in range(2):  # the second time, only what is new is looked up
         assert operator.get("/").status_code == 200
@@ -268,7 +270,9 @@ def test_the_version_tells_of_commands_that_came_and_went_between_two_looks(
 ) -> None:
     first = operator.get("/api/live").get_json()
     with psycopg.connect(direct_url, autocommit=True) as connection:
-        connection.execute("insert into commandbus.throughput (domain, at, completed) values ('pay', now(), 1)")
+        connection.execute(
+            "insert into commandbus.throughput (domain, seconds, at, completed) values ('pay', 10, now(), 1)"
+        )
     forget(app)
     second = operator.get("/api/live").get_json()
     assert second["version"] != first["version"]
