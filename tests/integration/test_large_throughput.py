@@ -21,8 +21,9 @@ MOST_SECONDS = 1.0  # 0.1 to 0.3 on two cores; the bound on rows is what holds o
 FILL = """
 insert into commandbus.throughput (domain, seconds, at, completed, enqueued, depth, oldest_at, waits, runs)
 select 'd' || d, p.seconds,
-    date_bin(make_interval(secs => p.seconds), now(), '2000-01-01 00:00:00+00') - n * make_interval(secs => p.seconds),
-    5, 10, 1, now(), array_fill(n::bigint, array[14]), array_fill(d::bigint, array[12])
+    pg_catalog.date_bin(pg_catalog.make_interval(secs => p.seconds), pg_catalog.now(), '2000-01-01 00:00:00+00')
+        - n * pg_catalog.make_interval(secs => p.seconds),
+    5, 10, 1, pg_catalog.now(), array_fill(n::bigint, array[14]), array_fill(d::bigint, array[12])
 from generate_series(1, %s) d, commandbus._pieces() p,
     generate_series(0, (extract(epoch from p.kept) / p.seconds)::int) n
 order by 3
@@ -49,7 +50,8 @@ def test_a_span_of_any_length_reads_a_few_hundred_rows_per_domain(server: Server
             with bus.connection.transaction(force_rollback=True):
                 before, began = fetched(bus), time.perf_counter()
                 found = bus.rows(
-                    "select * from commandbus.list_throughput(null, now() - make_interval(secs => %s), %s)",
+                    "select * from commandbus.list_throughput("
+                    "null, pg_catalog.now() - pg_catalog.make_interval(secs => %s), %s)",
                     seconds,
                     step,
                 )

@@ -123,7 +123,7 @@ def test_complete_ends_the_command_with_the_operators_result(bus: Bus) -> None:
     assert bus.counts(batch_id) == (1, 1, 0, 0, 0)
     assert bus.batch(batch_id)["status"] == "COMPLETED"
     assert bus.events(command_id)[-1] == "OPERATOR_COMPLETE"
-    assert bus.trail(command_id)[-1]["details"] == {"operator": "ann"}
+    assert bus.trail(command_id)[-1]["details"] == {"operator": "ann", "result": {"by": "hand"}}
 
 
 @VERBS
