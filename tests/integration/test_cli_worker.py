@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 DOMAIN = "payments"
 HANDLERS = """
-import asyncio, time
-from commandbus import HandlerRegistry
+import asyncio, gc, sys, time
+from commandbus import HandlerRegistry, PermanentCommandError
 
 registry = HandlerRegistry()
 
@@ -40,6 +40,12 @@ def hang(command, context):
 @registry.handler("payments", "Block")
 async def block(command, context):
     time.sleep(60)
+
+@registry.handler("payments", "Collect")
+async def collect(command, context):
+    looked_at = {id(one) for one in gc.get_objects()}
+    if id(vars(sys.modules["pydantic"])) in looked_at:
+        raise PermanentCommandError("COLLECTED", "modules are looked through again and again")
 
 def make():
     return registry
@@ -119,6 +125,15 @@ def test_a_worker_stopped_under_load_loses_nothing(cli: Cli, processes: int, num
         wait_for(lambda: count(url, "COMPLETED") == 800)
         assert stop(process)[0] == 0
     assert set(ask(url, ENDS)) == {("COMPLETED", 1)}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_worker_spares_the_collector_what_it_has_loaded(cli: Cli, processes: int) -> None:
+    url = str(cli.url)
+    ids = send(url, 5, "Collect")
+    with cli.started(*arguments("--processes", processes)) as process:
+        wait_for(lambda: count(url, "COMPLETED") == len(ids))
+        assert stop(process)[0] == 0
 
 
 def test_a_process_that_dies_is_replaced_and_reported(cli: Cli) -> None:
