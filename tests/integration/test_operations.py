@@ -105,7 +105,8 @@ async def test_waits_count_from_the_queue_not_from_the_send(bus: CommandBus, poo
     await rows(pool, "update commandbus.command set created_at = created_at - interval '3 hours'")
     await rows(
         pool,
-        "update pgmq.q_pay__commands set enqueued_at = enqueued_at - interval '1 hour' where message ->> 'command_id' = %s",
+        "update pgmq.q_pay__commands set enqueued_at = enqueued_at - interval '1 hour'"
+        " where message ->> 'command_id' = %s",
         str(late),
     )
     async with running(make_worker(pool, registry_of(charge=do_nothing))):
