@@ -1125,6 +1125,7 @@ create function commandbus._start_commands(
     p_read_cts     int[],
     p_types        text[],
     p_data         text[],
+    p_waits        float8[],
     p_max_attempts int default null
 )
 returns table (
@@ -1138,7 +1139,8 @@ returns table (
     msg_id         bigint,
     read_ct        int,
     batch_id       uuid,
-    created_at     timestamptz
+    created_at     timestamptz,
+    waited         float8
 )
 language plpgsql
 rows 100
@@ -1161,8 +1163,8 @@ begin
             read_ct = d.read_ct,
             lease_expires_at = p_expires_at,
             updated_at = v_now
-        from unnest(p_command_ids, p_msg_ids, p_read_cts, p_types, p_data)
-            as d(command_id, msg_id, read_ct, command_type, data)
+        from unnest(p_command_ids, p_msg_ids, p_read_cts, p_types, p_data, p_waits)
+            as d(command_id, msg_id, read_ct, command_type, data, waited)
         where c.command_id = any (array[d.command_id])
             and c.domain || '' = p_domain
             and c.status in ('PENDING', 'IN_PROGRESS')
@@ -1171,7 +1173,7 @@ begin
             and (c.msg_id = d.msg_id or c.msg_id is null or d.msg_id is null)
             and (c.command_type = d.command_type or d.command_type is null)
         returning c.command_id, c.command_type, d.data, c.correlation_id, c.reply_queue, c.attempts, c.max_attempts,
-            c.msg_id, c.read_ct, c.batch_id, c.created_at
+            c.msg_id, c.read_ct, c.batch_id, c.created_at, d.waited
     ), audited as (
         insert into commandbus.audit (domain, command_id, msg_id, attempt, event_type, ts)
         select p_domain, s.command_id, s.msg_id, s.attempts, 'RECEIVED', v_now
@@ -1223,7 +1225,8 @@ begin
         return;
     end if;
     perform commandbus._start_commands(
-        p_domain, p_new_status, null, array[p_command_id], array[p_msg_id], null, null, null, p_max_attempts);
+        p_domain, p_new_status, null, array[p_command_id], array[p_msg_id], null, null, null, null,
+        p_max_attempts);
     if not found or exists (
         select from commandbus.scheduled s where s.command_id = p_command_id and s.domain = p_domain
     ) then
@@ -1255,7 +1258,8 @@ create or replace function commandbus.%1$I(
     out read_cts         int[],
     out command_ids      text[],
     out command_types    text[], -- empty text where the message names another domain
-    out data             text[]
+    out data             text[],
+    out waits            float8[] -- seconds since they were queued
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -1279,12 +1283,13 @@ begin
             last_read_at = clock_timestamp()
         from visible v
         where q.msg_id = any (array[v.msg_id])
-        returning q.msg_id, q.read_ct, q.message
+        returning q.msg_id, q.read_ct, q.message, q.enqueued_at
     )
     select array_agg(l.msg_id), array_agg(l.read_ct), array_agg(l.message ->> 'command_id'),
         array_agg(coalesce(case when l.message ->> 'domain' = %3$L then l.message ->> 'command_type' end, '')),
-        array_agg((l.message -> 'data')::text)
-    into msg_ids, read_cts, command_ids, command_types, data
+        array_agg((l.message -> 'data')::text),
+        array_agg(date_part('epoch', clock_timestamp() - l.enqueued_at))
+    into msg_ids, read_cts, command_ids, command_types, data, waits
     from (select * from leased order by msg_id) l;
 end $reader$
 $sql$,
@@ -1311,7 +1316,8 @@ end $$;
 -- p_wait_for_disk: false lets the transaction commit without waiting for the disk; what a server crash then takes
 -- back is a lease, and the command is delivered again. Only for callers outside a transaction of their own.
 --
--- Returns  0 to p_limit rows, in queue order, those with a fault last; none while the domain is paused.
+-- Returns  0 to p_limit rows, in queue order, those with a fault last; none while the domain is paused. waited: seconds
+--          that the message was in the queue.
 -- Raises   CB005, CB007.
 -- Locks    the queue rows it takes (skipping locked ones), then their command rows, then batches that begin.
 create function commandbus.sp_receive_commands(
@@ -1332,6 +1338,7 @@ returns table (
     read_ct        int,
     batch_id       uuid,
     created_at     timestamptz,
+    waited         float8,
     fault          text
 )
 language plpgsql
@@ -1350,6 +1357,7 @@ declare
     v_ids      uuid[];
     v_types    text[];
     v_data     text[];
+    v_waits    float8[];
     v_started  bigint;
 begin
     if p_limit is null or p_limit not between 1 and 10000 then
@@ -1368,7 +1376,7 @@ begin
 
     -- Two statements, never one: a read sees rows that are newer than the statement around it.
     execute format('select * from commandbus.%I($1, $2)', commandbus._own_function('_read_from_', p_domain))
-    into v_msg_ids, v_read_cts, v_texts, v_types, v_data
+    into v_msg_ids, v_read_cts, v_texts, v_types, v_data, v_waits
     using p_visibility_timeout, p_limit;
     if v_msg_ids is null then
         return;
@@ -1390,7 +1398,7 @@ begin
     select s.*, null::text
     from commandbus._start_commands(
         p_domain, 'IN_PROGRESS', clock_timestamp() + make_interval(secs => p_visibility_timeout),
-        v_ids, v_msg_ids, v_read_cts, v_types, v_data) s;
+        v_ids, v_msg_ids, v_read_cts, v_types, v_data, v_waits) s;
     get diagnostics v_started = row_count;
 
     if v_started < cardinality(v_msg_ids) then
@@ -1421,6 +1429,7 @@ returns table (
     read_ct        int,
     batch_id       uuid,
     created_at     timestamptz,
+    waited         float8,
     fault          text
 )
 language plpgsql
@@ -1476,7 +1485,7 @@ begin
         return query
         select v_command.command_id, v_command.command_type, null::text, v_command.correlation_id,
             v_command.reply_queue, v_command.attempts, v_command.max_attempts, v_read.msg_id, v_read.read_ct,
-            v_command.batch_id, v_command.created_at, v_fault;
+            v_command.batch_id, v_command.created_at, null::float8, v_fault;
     end loop;
 end $$;
 
@@ -1833,7 +1842,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform commandbus._check_domain(p_domain);
-    perform commandbus._start_commands(p_domain, 'IN_PROGRESS', now(), '{}', '{}', '{}', '{}', '{}');
+    perform commandbus._start_commands(p_domain, 'IN_PROGRESS', now(), '{}', '{}', '{}', '{}', '{}', '{}');
     perform commandbus._end_attempts(p_domain, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}');
     if not commandbus._lacks_functions(p_domain) and to_regclass('pgmq.q_' || p_domain || '__commands') is not null then
         execute format('select commandbus.%I(1, 0)', '_read_from_' || p_domain);

@@ -97,7 +97,23 @@ async def test_a_worker_tells_what_it_did_at_the_latest_when_it_ends(bus: Comman
 
     assert [sums(name) for name in ("completed", "failed", "retried", "parked")] == [5, 1, 2, 2]
     assert counted(done, "runs") == 10, "every attempt has a time"
-    assert counted(done, "waits") == 8, "every command waited once for its first attempt"
+    assert counted(done, "waits") == 10, "every message waited once"
+
+
+async def test_waits_count_from_the_queue_not_from_the_send(bus: CommandBus, pool: CommandBusPool) -> None:
+    old, late = await send_many(bus, 2)
+    await rows(pool, "update commandbus.command set created_at = created_at - interval '3 hours'")
+    await rows(
+        pool,
+        "update pgmq.q_pay__commands set enqueued_at = enqueued_at - interval '1 hour'"
+        " where message ->> 'command_id' = %s",
+        str(late),
+    )
+    async with running(make_worker(pool, registry_of(charge=do_nothing))):
+        await reached(bus, [old, late])
+    (point,) = await Operations(pool).throughput(DOMAIN)
+    (hour,) = [place for place, count in enumerate(point.waits) if place > 20 and count]
+    assert (2 ** (hour - 1) < 3_600_000 < 2**hour, sum(point.waits)) == (True, 2)
 
 
 def counted(done: list[ThroughputPoint], name: str) -> int:

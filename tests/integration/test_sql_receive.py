@@ -50,6 +50,7 @@ def test_a_receive_begins_an_attempt_and_says_what_was_sent(bus: Bus) -> None:
 
     row = bus.command(command_id)
     (message,) = bus.queue()
+    assert 0 <= received.pop("waited") < (row["updated_at"] - row["created_at"]).total_seconds() + 0.001
     assert received == {
         "command_id": command_id,
         "command_type": "charge",

@@ -39,6 +39,7 @@ class Live:
         self._snapshot: dict[str, Any] = {}
         self._free = threading.BoundedSemaphore(max(max_streams, 1))
         self._has_streams = max_streams > 0
+        self._ended = threading.Event()
 
     def snapshot(self) -> dict[str, Any]:
         """Return the numbers of at most a second ago.
@@ -76,7 +77,12 @@ class Live:
             # Something is said at every look: only by that the server learns that a browser is gone.
             yield ":\n\n" if snapshot["version"] == seen else f"data: {json.dumps(snapshot)}\n\n"
             seen = snapshot["version"]
-            time.sleep(_PAUSE)
+            if self._ended.wait(_PAUSE):
+                return
+
+    def end(self) -> None:
+        """Let no stream keep the server from ending."""
+        self._ended.set()
 
 
 def _numbers(domains: Sequence[DomainOverview]) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 from flask import Flask
 from waitress.server import create_server
+from waitress.task import ThreadedTaskDispatcher
 
 from commandbus.console.app import create_app
 from commandbus.console.bodies import LONGEST, read_to_the_end
+from commandbus.console.live import EXTENSION, Live
 from commandbus.console.settings import ConsoleSettings
 from commandbus.errors import InvalidArgumentError
 from commandbus.handlers import HandlerRegistry
@@ -18,6 +20,20 @@ logger = logging.getLogger(__name__)
 _CONNECTIONS = 1_000
 _IDLE = 30  # seconds until a connection on which nothing happens is closed
 _LOOK = 5
+
+
+class _Dispatcher(ThreadedTaskDispatcher):
+    """The server's threads. When it is interrupted it waits for them, so live streams must not hold them."""
+
+    def __init__(self, threads: int, numbers: Live) -> None:
+        super().__init__()
+        self._numbers = numbers
+        self.set_thread_count(threads)
+
+    def shutdown(self, cancel_pending: bool = True, timeout: int = 5) -> bool:
+        """End the streams first."""
+        self._numbers.end()
+        return super().shutdown(cancel_pending, timeout)
 
 
 def serve(
@@ -43,9 +59,9 @@ def serve_app(app: Flask, settings: ConsoleSettings, on_listening: Callable[[], 
     try:
         server = create_server(
             app,
+            _dispatcher=_Dispatcher(settings.threads, app.extensions[EXTENSION]),
             host=settings.host,
             port=settings.port,
-            threads=settings.threads,
             ident="commandbus",
             connection_limit=_CONNECTIONS,  # a browser keeps six open
             channel_timeout=_IDLE,

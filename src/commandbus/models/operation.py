@@ -169,8 +169,8 @@ class ThroughputPoint:
         parked: commands that were left to an operator.
         depth: messages in the queue.
         oldest_at: since when the first of them waited.
-        waits: histogram of the time from a command's send to its first attempt: element i counts those that took less
-            than 2^i milliseconds, and not less than half of that. What an operator queued again counts from its send.
+        waits: histogram of the time that messages were in the queue until a handler had them: element i counts those
+            that took less than 2^i milliseconds, and not less than half of that. Delays before a retry are not in it.
         runs: the same of the time in handlers.
     """
 

@@ -26,6 +26,7 @@ class ReceivedCommand:
         command: what was sent. Its data is None where it cannot be decoded, and `problem` says why.
         context: what a handler is given besides.
         lease: names this delivery to the database.
+        queued_at: when its message was put into the queue, by the monotonic clock.
         problem: the error of undecodable data, or None.
         end: what became of the attempt, once it has ended.
         task: what runs its handler, or None.
@@ -36,6 +37,7 @@ class ReceivedCommand:
     command: Command
     context: HandlerContext
     lease: Lease
+    queued_at: float
     problem: InvalidPayloadError | None = None
     end: Settlement = RELEASE
     task: asyncio.Task[Any] | None = field(default=None, repr=False)
@@ -116,6 +118,7 @@ def to_received(domain: str, delivery: Delivery, extender: Extender) -> Received
         read_ct,
         batch_id,
         created_at,
+        waited,
         _,
     ) = delivery
     problem = data = None
@@ -126,4 +129,4 @@ def to_received(domain: str, delivery: Delivery, extender: Extender) -> Received
     command = Command(domain, command_type, command_id, data, correlation_id, reply_queue or None, created_at)
     lease = Lease(command_id, msg_id, read_ct)
     context = HandlerContext(command, attempts, max_attempts, msg_id, batch_id, None, lease, extender)
-    return ReceivedCommand(command, context, lease, problem)
+    return ReceivedCommand(command, context, lease, lease.renewed_at - (waited or 0.0), problem)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
@@ -56,7 +55,6 @@ class Vitals:
         self._counts = [0] * len(_PLACES)
         self._waits = [0] * _HISTOGRAM
         self._runs = [0] * _HISTOGRAM
-        self._epoch = time.time() - time.monotonic()  # what the monotonic clock lacks
 
     def note(
         self, received: ReceivedCommand, settlement: Settlement | None, started_at: float, ended_at: float
@@ -67,8 +65,8 @@ class Vitals:
             return  # given back
         self._counts[place] += 1
         self._runs[_bucket(ended_at - started_at)] += 1
-        if received.context.attempt == 1:
-            self._waits[_bucket(started_at + self._epoch - received.command.created_at.timestamp())] += 1
+        if received.lease.read_ct == 1:
+            self._waits[_bucket(started_at - received.queued_at)] += 1
 
     async def run(self) -> None:
         """Tell it to the database every five seconds, and carry on redrives, until cancelled.

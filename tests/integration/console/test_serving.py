@@ -70,6 +70,19 @@ def test_it_serves_and_streams_until_it_is_told_to_stop(cli: Cli, how: signal.Si
     assert "Traceback" not in (cli.directory / "log").read_text()
 
 
+def test_open_streams_end_with_it_at_once_and_quietly(cli: Cli) -> None:
+    port = free_port()
+    with cli.started("console", "--port", port) as process, ExitStack() as streams:
+        for _ in range(5):
+            stream = streams.enter_context(get(port, "/live/events"))
+            assert stream.readline().startswith(b"data: ")
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert time.monotonic() - began < 5  # what waitress waits for threads that do not end
+    assert "Traceback" not in (cli.directory / "log").read_text()
+
+
 def test_an_open_door_is_refused_in_one_sentence(cli: Cli) -> None:
     assert OPEN_DOOR in cli.refusal("console", "--host", "0.0.0.0", code=2)  # noqa: S104
     assert OPEN_DOOR in cli.refusal("console", "--host", "192.0.2.7", code=2)

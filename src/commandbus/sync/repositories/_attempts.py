@@ -23,6 +23,7 @@ class Delivery(NamedTuple):
 
     Attributes:
         data: JSON text, or None when the message has none.
+        waited: seconds that the message was in the queue, or None with a fault.
         fault: None, or why the message was taken out of the queue: STRAY, TAMPERED, CRASHED.
     """
 
@@ -37,6 +38,7 @@ class Delivery(NamedTuple):
     read_ct: int
     batch_id: UUID | None
     created_at: datetime
+    waited: float | None
     fault: str | None
 
 
