@@ -119,9 +119,7 @@ def test_who_goes_back_at_the_question_changes_nothing(console_url: str, bus: Bu
     )
 
 
-def test_a_whole_group_is_retried_though_more_joined_it_at_the_question(
-    console_url: str, bus: Bus, page: Page
-) -> None:
+def test_a_whole_group_is_retried_though_more_joined_it_at_the_question(console_url: str, bus: Bus, page: Page) -> None:
     ids = park(bus, 2)
     page.goto(f"{console_url}/troubleshooting")
     page.get_by_role("button", name="Retry all of Ship").click()

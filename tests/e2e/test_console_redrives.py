@@ -99,7 +99,7 @@ def test_stop_holds_though_the_page_follows_what_happens_while_it_asks(
 
 
 def test_who_goes_back_at_a_question_sees_what_happened_meanwhile(
-    console_url: str, database_url: str, page: Page, tmp_path: Path
+    console_url: str, database_url: str, page: Page
 ) -> None:
     with open_bus(database_url) as bus:
         bus.create_domain()
