@@ -119,6 +119,29 @@ def test_who_goes_back_at_the_question_changes_nothing(console_url: str, bus: Bu
     )
 
 
+def test_a_whole_group_is_retried_though_more_joined_it_at_the_question(console_url: str, bus: Bus, page: Page) -> None:
+    ids = park(bus, 2)
+    page.goto(f"{console_url}/troubleshooting")
+    page.get_by_role("button", name="Retry all of Ship").click()
+    for count in (4, 6):  # the second is fetched while the question is open, whenever the first was
+        with page.expect_response(page.url):
+            ids += park(bus, 2)
+            expect(page.locator("nav:visible [data-number=troubleshooting]")).to_have_text(str(count))
+    page.get_by_role("dialog").get_by_role("button", name="Retry all").click()
+    expect(page.get_by_role("status")).to_contain_text("Retried 6 commands")
+    assert {bus.status(one) for one in ids} == {"PENDING"}
+
+
+def test_a_question_whose_button_is_gone_says_that_nothing_was_done(console_url: str, bus: Bus, page: Page) -> None:
+    (command_id,) = park(bus, 1)
+    page.goto(f"{console_url}/troubleshooting")
+    page.get_by_role("button", name="Retry all of Ship").click()
+    page.evaluate("document.querySelector('[data-rows]').replaceChildren()")  # as a host's own script might
+    page.get_by_role("dialog").get_by_role("button", name="Retry all").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was done")
+    assert bus.status(command_id) == "IN_TROUBLESHOOTING_QUEUE"
+
+
 def test_a_command_is_completed_with_a_result(console_url: str, bus: Bus, page: Page) -> None:
     (command_id,) = park(bus, 1)
     page.goto(f"{console_url}/commands/{DOMAIN}/{command_id}")

@@ -81,6 +81,44 @@ def test_a_domain_is_redriven_from_the_page_of_what_waits(console_url: str, data
     expect(page.get_by_role("region", name="Progress")).to_contain_text("all is mended")
 
 
+def test_stop_holds_though_the_page_follows_what_happens_while_it_asks(
+    console_url: str, database_url: str, page: Page, tmp_path: Path
+) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+        park(bus, 80)
+    page.goto(f"{console_url}/troubleshooting")
+    start(page, "1")
+    page.get_by_role("button", name="Stop").click()
+    with console_worker(database_url, tmp_path / "worker.log"):
+        for _ in range(2):  # the second is fetched while the question is open, whenever the first was
+            with page.expect_response(page.url):
+                pass
+        page.get_by_role("dialog").get_by_role("button", name="Stop").click()
+        expect(page.locator("main .badge").first).to_have_text("Stopped")
+
+
+def test_who_goes_back_at_a_question_sees_what_happened_meanwhile(
+    console_url: str, database_url: str, page: Page
+) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+        park(bus, 80)
+        page.goto(f"{console_url}/troubleshooting")
+        start(page, "1")
+        warning = page.get_by_text("No worker of pay runs")
+        expect(warning).to_be_visible()
+        page.get_by_role("button", name="Stop").click()
+        with page.expect_response(page.url):
+            bus.run(
+                "insert into commandbus.worker (worker_id, domain, host, pid, concurrency)"
+                " values (gen_random_uuid(), 'pay', 'here', 7, 4)"
+            )
+        expect(warning).to_be_visible()
+        page.get_by_role("dialog").get_by_role("button", name="Go back").click()
+        expect(warning).to_be_hidden()
+
+
 def test_a_redrive_ends_by_itself_when_as_many_fail_again(
     console_url: str, database_url: str, page: Page, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Whose wrong tokens are counted together: of a browser that logged in before, else of an address."""
+"""Whose wrong tokens are counted together: of a browser that an operator logged in with, else of an address."""
 
 import secrets
 from ipaddress import ip_address, ip_network
@@ -14,7 +14,7 @@ _MOST = 200
 
 
 def client_of(settings: ConsoleSettings) -> str:
-    """Return who is counted for a wrong token: a browser that logged in before, else an address."""
+    """Return who is counted for a wrong token: a browser that an operator logged in with before, else an address."""
     if (known := _browser()) is not None:
         return known
     address = request.remote_addr or ""
@@ -28,7 +28,7 @@ def client_of(settings: ConsoleSettings) -> str:
 
 
 def remember_browser(response: Response) -> Response:
-    """Let a browser be known as one that logged in: then others at its address cannot use its guesses up."""
+    """Let a browser be known as an operator's: then others at its address cannot use its guesses up."""
     response.set_cookie(
         _KNOWN,
         _serializer().dumps(_browser() or secrets.token_urlsafe(16)),
@@ -41,7 +41,7 @@ def remember_browser(response: Response) -> Response:
 
 
 def _browser() -> str | None:
-    """Return the name of a browser that logged in before; the cookie itself can be written in many ways."""
+    """Return the name of a browser that is known; the cookie itself can be written in many ways."""
     try:
         return str(_serializer().loads(request.cookies.get(_KNOWN, ""), max_age=_KNOWN_FOR))
     except BadData:

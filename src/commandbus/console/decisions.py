@@ -16,9 +16,10 @@ from commandbus.payload import check_domain, check_uuid
 
 MAX_SELECTION = 1_000
 MAX_GROUPS = 200
-MAX_MEMBERS = 100_000  # of whole groups, in one request; a redrive takes as many
+MAX_MEMBERS = 100_000  # of all whole groups together, in one request; a redrive takes as many
 MAX_SECONDS = 20.0  # of one request; proxies and people lose patience
 STEP = 1_000  # commands that are decided about in one transaction
+_REST = "decide again about the rest, or start a redrive"
 _REFUSALS = {"NOT_FOUND": "not found", "NO_PAYLOAD": "cannot be retried, for what was sent is lost"}
 
 Name = tuple[str, UUID]
@@ -31,16 +32,6 @@ class Chosen:
 
     commands: list[Name] = field(default_factory=list)
     groups: list[Name] = field(default_factory=list)
-
-    def members(self) -> dict[str, list[UUID]]:
-        """Return the commands by domain; of groups, those that are in them now."""
-        found: dict[str, dict[UUID, None]] = {}
-        for domain, command_id in self.commands:
-            found.setdefault(domain, {})[command_id] = None
-        for domain, key in self.groups:
-            ids = console().tsq.list_command_ids(domain, failure_key=key, limit=MAX_MEMBERS)
-            found.setdefault(domain, {}).update(dict.fromkeys(ids))
-        return {domain: list(ids) for domain, ids in found.items()}
 
 
 @dataclass(slots=True)
@@ -93,31 +84,40 @@ def read_chosen(form: Form, *, required: bool = True) -> Chosen:
 def decide(chosen: Chosen, step: Decide, *, seconds: float = MAX_SECONDS) -> Tally:
     """Apply a decision to all that was chosen, and return what became of it.
 
-    Each step is a transaction: what is decided stays decided, also when a later step cannot be. No step begins
-    when so many seconds are over.
+    Of a group, it is about the commands that are in it when its turn comes. Each step is a transaction: what is decided
+    stays decided, also when a later step cannot be. No step begins when so many seconds are over.
 
     Raises:
         CommandBusError: the first step was refused as a whole.
     """
     tally, end = Tally(), time.monotonic() + seconds
-    for domain, ids in _steps(chosen.members()):
-        if tally.last is not None and time.monotonic() > end:
-            tally.broke_off = f"{seconds:g} seconds are over; decide again about the rest, or start a redrive"
-            break
-        try:
-            tally.add(step(domain, ids))
-        except (CommandBusError, psycopg.Error) as error:
-            if tally.last is None:
-                raise
-            tally.broke_off = str(error) if isinstance(error, CommandBusError) else "the database refused"
-            break
+    try:
+        for domain, ids in _members(chosen, tally):
+            for start in range(0, len(ids), STEP):
+                if tally.last is not None and time.monotonic() >= end:
+                    tally.broke_off = f"{seconds:g} seconds are over; {_REST}"
+                    return tally
+                tally.add(step(domain, ids[start : start + STEP]))
+    except (CommandBusError, psycopg.Error) as error:
+        if tally.last is None:
+            raise
+        tally.broke_off = str(error) if isinstance(error, CommandBusError) else "the database refused"
     return tally
 
 
-def _steps(members: dict[str, list[UUID]]) -> Iterator[tuple[str, list[UUID]]]:
-    for domain, ids in members.items():
-        for start in range(0, len(ids), STEP):
-            yield domain, ids[start : start + STEP]
+def _members(chosen: Chosen, tally: Tally) -> Iterator[tuple[str, list[UUID]]]:
+    """Yield the commands of each domain, then those of each group, as far as they are not too many."""
+    named = dict.fromkeys(chosen.commands)
+    for domain in dict.fromkeys(domain for domain, _ in named):
+        yield domain, [command_id for of, command_id in named if of == domain]
+    left = MAX_MEMBERS
+    for domain, key in dict.fromkeys(chosen.groups):
+        found = console().tsq.list_command_ids(domain, failure_key=key, limit=left + 1)
+        yield domain, [command_id for command_id in found[:left] if (domain, command_id) not in named]
+        left -= len(found)
+        if left < 0:
+            tally.broke_off = f"{MAX_MEMBERS:,} commands of groups are the most at once; {_REST}"
+            return
 
 
 def _names(form: Form, name: str, most: int, what: str) -> list[Name]:

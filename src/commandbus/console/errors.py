@@ -4,9 +4,9 @@ import logging
 from collections.abc import Mapping
 
 import psycopg
-from flask import Blueprint, Flask, Response, jsonify, make_response, render_template
+from flask import Blueprint, Flask, Response, jsonify, make_response, render_template, request
 from flask.typing import ResponseReturnValue
-from psycopg.errors import InsufficientPrivilege, QueryCanceled
+from psycopg.errors import DeadlockDetected, InsufficientPrivilege, LockNotAvailable, QueryCanceled
 from werkzeug.exceptions import HTTPException
 
 from commandbus.console.security import wants_json
@@ -92,6 +92,8 @@ def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
         return _answer(
             403, "The console's role may not do that: it needs the rights of an operator, see commandbus grant."
         )
+    if isinstance(error, LockNotAvailable | DeadlockDetected):
+        return _answer(503, "Somebody else has it at the moment; try again.", title="Busy")
     if isinstance(error, QueryCanceled):
         return _answer(503, "The database took too long, and gave up (57014): try again.")
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
@@ -99,9 +101,9 @@ def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
     return _answer(500, f"The database refused: {error.sqlstate or type(error).__name__}.")
 
 
-def problem(status: int, detail: str, errors: Mapping[str, str] | None = None) -> Response:
+def problem(status: int, detail: str, errors: Mapping[str, str] | None = None, *, title: str | None = None) -> Response:
     """Return a failure for programs, as RFC 9457 has it; *errors* has a sentence per field."""
-    found: dict[str, object] = {"title": _TITLES.get(status, "Refused"), "status": status, "detail": detail}
+    found: dict[str, object] = {"title": title or _TITLES.get(status, "Refused"), "status": status, "detail": detail}
     if errors:
         found["errors"] = dict(errors)
     response = make_response(jsonify(found), status)
@@ -110,18 +112,23 @@ def problem(status: int, detail: str, errors: Mapping[str, str] | None = None) -
 
 
 def _answer(
-    status: int, sentence: str, errors: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    sentence: str,
+    errors: Mapping[str, str] | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    title: str | None = None,
 ) -> ResponseReturnValue:
     sentence = sentence[:1].upper() + sentence[1:]
     if wants_json():
-        response = problem(status, sentence, errors)
+        response = problem(status, sentence, errors, title=title)
     else:
         page = render_template(
             "commandbus/error.html",
             status=status,
-            title=_TITLES.get(status, "Refused"),
+            title=title or _TITLES.get(status, "Refused"),
             sentence=sentence,
-            again_after=_AGAIN_AFTER if status == 503 else None,
+            again_after=_AGAIN_AFTER if status == 503 and request.method == "GET" else None,  # no form is sent twice
         )
         response = make_response(page, status)
     response.headers.update(headers or {})

@@ -7,6 +7,7 @@ from commandbus.console.clients import remember_browser
 from commandbus.console.forms import Form
 from commandbus.console.security import (
     MAX_NAME,
+    Role,
     check_login,
     is_local_path,
     known_user,
@@ -44,7 +45,9 @@ def _log_in() -> ResponseReturnValue:
     if form.errors or role is None or name is None:
         return render_template("commandbus/login.html", form=form), 422
     log_in(settings, role, name)
-    return remember_browser(make_response(redirect(_target())))
+    response = make_response(redirect(_target()))
+    # Not that of a viewer, who could have as many known browsers as logins, and guess the operator's token in each.
+    return remember_browser(response) if role is Role.OPERATOR else response
 
 
 def _log_out() -> ResponseReturnValue:

@@ -19,13 +19,14 @@ from flask.typing import ResponseReturnValue
 
 from commandbus.console.clients import client_of
 from commandbus.console.forms import refuse_broken_text
+from commandbus.console.sessions import ROLE
 from commandbus.console.settings import ConsoleSettings, is_loopback
 from commandbus.console.state import console
 
 CSRF_FIELD = "csrf_token"
 MAX_NAME = 200
 MAX_BODY = 8 * 1024 * 1024
-_CSRF, _ROLE, _NAME, _PROOF = "commandbus_csrf", "commandbus_role", "commandbus_name", "commandbus_proof"
+_CSRF, _NAME, _PROOF = "commandbus_csrf", "commandbus_name", "commandbus_proof"
 _USER = "commandbus.user"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PUBLIC = frozenset({"console.static", "console.login", "console.login_post"})
@@ -112,8 +113,8 @@ def _role_of(settings: ConsoleSettings, token: str) -> Role | None:
 
 def log_in(settings: ConsoleSettings, role: Role, name: str) -> None:
     """Begin a new session for somebody who showed a token."""
-    console().sessions.begin()
-    session[_ROLE], session[_NAME], session[_PROOF] = role.value, name, _proof(settings, role)
+    console().sessions.begin(role.value)
+    session[_NAME], session[_PROOF] = name, _proof(settings, role)
 
 
 def log_out() -> None:
@@ -202,7 +203,7 @@ def _from_proxy(settings: ConsoleSettings) -> User | None:
 
 def _from_session(settings: ConsoleSettings) -> User | None:
     """Return who logged in, as long as the token that was shown is still the one of the settings."""
-    role, name, proof = session.get(_ROLE), session.get(_NAME), session.get(_PROOF)
+    role, name, proof = session.get(ROLE), session.get(_NAME), session.get(_PROOF)
     if role not in list(Role) or not isinstance(name, str) or not isinstance(proof, str):
         return None
     expected = _proof(settings, Role(role))

@@ -6,10 +6,13 @@ A session is a signed cookie. The server remembers only those that were logged o
 import secrets
 import threading
 import time
+from collections import defaultdict
 
 from flask import session
 
+ROLE = "commandbus_role"
 _ID, _BEGUN, _SEEN = "commandbus_id", "commandbus_begun", "commandbus_seen"
+_OURS = "commandbus_"  # how all names begin that the console keeps; others are those of a host
 _MOST = 10_000
 _STEP = 60.0  # seconds between two notes of when somebody was seen
 
@@ -26,14 +29,13 @@ class Sessions:
         self._longest = longest
         self._idle = idle
         self._lock = threading.Lock()
-        self._ended: dict[str, float] = {}
-        self._all_ended_until = 0.0
+        self._ended: defaultdict[str, _Ended] = defaultdict(_Ended)  # by role: viewers cannot log operators out
 
-    def begin(self) -> None:
-        """Begin the session of this request; what it held is gone."""
+    def begin(self, role: str) -> None:
+        """Begin the session of this request; what the console held in it is gone."""
         self.end()
         session.permanent = True
-        session[_ID], session[_BEGUN] = secrets.token_urlsafe(16), time.time()
+        session[ROLE], session[_ID], session[_BEGUN] = role, secrets.token_urlsafe(16), time.time()
         session[_SEEN] = session[_BEGUN]
 
     def is_alive(self) -> bool:
@@ -42,24 +44,41 @@ class Sessions:
         if not isinstance(identity, str) or not isinstance(begun, float) or not isinstance(seen, float):
             return False
         now = time.time()
-        if now - begun >= self._longest or now - seen >= self._idle or self._was_ended(identity, begun):
+        if now - begun >= self._longest or now - seen >= self._idle:
             return False
+        with self._lock:
+            if self._ended[session[ROLE]].has(identity, begun):
+                return False
         if now - seen >= _STEP:
             session[_SEEN] = now
         return True
 
     def end(self) -> None:
         """End the session of this request, wherever else its cookie is."""
-        identity, begun = session.get(_ID), session.get(_BEGUN)
-        session.clear()
-        if not isinstance(identity, str) or not isinstance(begun, float):
-            return
-        with self._lock:
-            self._ended[identity] = begun
-            if len(self._ended) > _MOST:  # then all that began as early have ended: memory must not bring one back
-                oldest = min(self._ended, key=self._ended.__getitem__)
-                self._all_ended_until = max(self._all_ended_until, self._ended.pop(oldest))
+        role, identity, begun = session.get(ROLE), session.get(_ID), session.get(_BEGUN)
+        for name in [name for name in session if name.startswith(_OURS)]:
+            del session[name]
+        if set(session) == {"_permanent"}:
+            session.clear()  # then the cookie goes
+        if isinstance(role, str) and isinstance(identity, str) and isinstance(begun, float):
+            with self._lock:
+                self._ended[role].add(identity, begun)
 
-    def _was_ended(self, identity: str, begun: float) -> bool:
-        with self._lock:
-            return identity in self._ended or begun <= self._all_ended_until
+
+class _Ended:
+    """The newest sessions that were logged out, and when they began."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+        self._all_until = 0.0
+
+    def add(self, identity: str, begun: float) -> None:
+        """Remember one."""
+        self._begun[identity] = begun
+        if len(self._begun) > _MOST:  # then all that began as early have ended: memory must not bring one back
+            oldest = min(self._begun, key=self._begun.__getitem__)
+            self._all_until = max(self._all_until, self._begun.pop(oldest))
+
+    def has(self, identity: str, begun: float) -> bool:
+        """Return whether one was logged out."""
+        return identity in self._begun or begun <= self._all_until

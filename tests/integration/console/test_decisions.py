@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.types.json import Jsonb
 
+from commandbus.console import decisions
 from commandbus.sync import CommandBus, TroubleshootingQueue
 from tests.integration.console.browser import CANARY, DOMAIN, OPERATOR_TOKEN, Browser
 from tests.integration.sql_helpers import errors, in_thread, open_bus
@@ -122,6 +123,33 @@ def test_a_large_group_is_decided_about_in_steps_and_summed_up(
     operator.post("/troubleshooting/retry", {"group": f"{DOMAIN}/{group.failure_key}"})
     text = operator.get("/troubleshooting").text
     assert "Retried 0 commands; refused 5: cannot be retried, for what was sent is lost." in text
+
+
+def test_groups_are_decided_about_up_to_so_many_commands_together_and_the_rest_is_told(
+    operator: Browser, database_url: str, sync_pool: CommandBusPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decisions, "MAX_MEMBERS", 3)
+    with open_bus(database_url) as bus:
+        ids = park(bus, 2) + park(bus, 2, kind="Print", code="OUT_OF_PAPER")
+    keys = [group_of(sync_pool, code).failure_key for code in ("NO_STOCK", "OUT_OF_PAPER")]
+    form = {"group": [f"{DOMAIN}/{key}" for key in keys]}
+    found = operator.post("/api/troubleshooting/retry", form).get_json()
+    assert found["accepted"] == 3
+    assert found["broke_off"].startswith("3 commands of groups are the most at once; decide again")
+    assert sorted(status_of(sync_pool, one) for one in ids) == ["IN_TROUBLESHOOTING_QUEUE"] + ["PENDING"] * 3
+    found = operator.post("/api/troubleshooting/retry", form).get_json()
+    assert found == {"accepted": 1, "refused": {}, "broke_off": None}
+
+
+def test_a_command_that_is_chosen_with_its_group_is_decided_about_once(
+    operator: Browser, world: World, sync_pool: CommandBusPool, database_url: str
+) -> None:
+    with open_bus(database_url) as bus:
+        bus.run("delete from commandbus.payload_archive where command_id = %s", world.parked[0])
+    group = group_of(sync_pool, "ACCOUNT_CLOSED")
+    form = {"command": f"{DOMAIN}/{world.parked[0]}", "group": [f"{DOMAIN}/{group.failure_key}"] * 2}
+    found = operator.post("/api/troubleshooting/retry", form).get_json()
+    assert (found["accepted"], found["refused"]) == (1, {"NO_PAYLOAD": 1})
 
 
 def test_what_somebody_else_decided_meanwhile_is_told_and_stays(

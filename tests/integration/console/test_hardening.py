@@ -80,6 +80,37 @@ def test_deep_payloads_of_other_programs_are_shown(
             assert CANARY not in seen.text
 
 
+@pytest.mark.parametrize("code", ["55P03", "40P01"])
+def test_what_somebody_else_has_is_503_with_a_plain_sentence(make_app: MakeApp, database_url: str, code: str) -> None:
+    app = make_app()
+    with Pool(database_url=database_url) as pool:
+
+        def look() -> Any:
+            with pool.connection() as connection:
+                connection.execute(f"do $$ begin raise exception using errcode = '{code}', message = 'canary'; end $$")
+
+        app.add_url_rule("/busy", view_func=look)
+        app.add_url_rule("/api/busy", view_func=look, endpoint="busy_json")
+        page, twin = (Browser(app).get(path) for path in ("/busy", "/api/busy"))
+    for answer in (page, twin):
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        assert "Somebody else has it at the moment; try again." in answer.text
+        assert "does not answer" not in answer.text
+    assert "This page tries again" in page.text
+
+
+def test_a_redrive_that_is_locked_is_busy_and_the_page_sends_no_form_by_itself(
+    operator: Browser, world: World, database_url: str
+) -> None:
+    with open_bus(database_url) as bus, bus.connection.transaction():
+        bus.rows("select from commandbus.redrive where redrive_id = %s for update", world.redrives[0])
+        answer = operator.post(f"/redrives/{world.redrives[0]}/stop")
+    assert answer.status_code == 503
+    assert "Somebody else has it" in answer.text
+    assert "tries again" not in answer.text
+    assert operator.post(f"/redrives/{world.redrives[0]}/stop").status_code == 302
+
+
 def test_a_server_that_gives_up_is_asked_once_and_is_503(make_app: MakeApp, database_url: str) -> None:
     app = make_app()
     known: Recent = app.extensions[EXTENSION]

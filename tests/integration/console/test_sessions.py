@@ -54,6 +54,28 @@ def test_a_session_ends_after_its_hours_however_busy_it_is(app: Flask, later: Ca
     assert not is_in(browser)
 
 
+@pytest.mark.parametrize("token", [OPERATOR_TOKEN, VIEWER_TOKEN])
+def test_login_and_logout_leave_what_a_host_keeps_in_the_session(app: Flask, token: str) -> None:
+    with app.test_client() as client:
+        with client.session_transaction() as kept:
+            kept["basket"] = "7 apples"
+            kept["commandbus_csrf"] = old = "a" * 43
+        form = {"name": "ada", "token": token, "csrf_token": old}
+        assert client.post("/login", data=form).status_code == 302
+        with client.session_transaction() as kept:
+            assert kept["basket"] == "7 apples"
+            assert kept.get("commandbus_csrf") != old
+            kept["commandbus_csrf"] = old
+        assert client.post("/logout", data=form).status_code == 302
+        with client.session_transaction() as kept:
+            assert [name for name in kept if not name.startswith("_")] == ["basket"]
+
+
+def test_a_logout_leaves_no_cookie_where_nobody_else_keeps_anything(app: Flask) -> None:
+    answer = Browser(app, OPERATOR_TOKEN).post("/logout")
+    assert "commandbus_console=;" in answer.headers["Set-Cookie"]
+
+
 def test_a_session_ends_when_nobody_is_there(make_app: MakeApp, later: Callable[[float], None]) -> None:
     browser = Browser(make_app(**TOKENS, idle_minutes=5), OPERATOR_TOKEN)
     for _ in range(3):
@@ -95,6 +117,17 @@ def test_forgotten_logouts_bring_no_session_back(app: Flask, monkeypatch: pytest
         copies.append(copy)
     assert is_in(Browser(app, OPERATOR_TOKEN))
     assert [is_in(copy) for copy in copies] == [False] * 4
+
+
+def test_no_number_of_logouts_of_viewers_ends_the_session_of_an_operator(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
+) -> None:
+    monkeypatch.setattr(sessions, "_MOST", 2)
+    operator = Browser(app, OPERATOR_TOKEN)
+    for _ in range(4):
+        later(1)
+        Browser(app, VIEWER_TOKEN).post("/logout")
+    assert is_in(operator)
 
 
 @pytest.mark.parametrize("changed", [{"operator_token": OPERATOR_TOKEN[::-1]}, {"operator_token": None}])
@@ -150,6 +183,24 @@ def test_others_are_not_locked_out(app: Flask) -> None:
     assert guess(known).status_code == 422, "it has its own count"
     assert guess(known, OPERATOR_TOKEN).status_code == 302, "a browser that logged in before, at the same address"
     assert guess(Browser(app), OPERATOR_TOKEN).status_code == 429
+
+
+def test_who_knows_the_viewer_s_token_gets_no_guesses_for_it(app: Flask) -> None:
+    codes = []
+    for _ in range(3):
+        eve = Browser(app)
+        assert guess(eve, VIEWER_TOKEN).status_code in {302, 429}
+        form, page = {"name": "eve", "token": OPERATOR_TOKEN[:-1]}, "/send" if is_in(eve) else "/login"
+        codes += [eve.post("/login", form, form=page).status_code for _ in range(9)]
+    assert codes == [422] * 10 + [429] * 17
+
+
+def test_a_viewer_s_login_makes_no_known_browser(app: Flask) -> None:
+    names = [
+        {cookie.partition("=")[0] for cookie in guess(Browser(app), token).headers.getlist("Set-Cookie")}
+        for token in (VIEWER_TOKEN, OPERATOR_TOKEN)
+    ]
+    assert [("commandbus_known" in found) for found in names] == [False, True]
 
 
 def test_many_addresses_guess_less_each_and_lock_nobody_out(

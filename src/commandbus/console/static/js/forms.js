@@ -8,6 +8,14 @@
     return boxes.reduce((sum, box) => sum + Number(box.dataset.count ?? 1), 0);
   }
 
+  function warn(words) {
+    const line = document.createElement("p");
+    line.className = "flash tinted-line tone-warning mb-4";
+    line.role = "alert";
+    line.textContent = words;
+    document.querySelector("main").prepend(line);
+  }
+
   // Questions before what cannot be taken back.
   let sure = null;
   document.addEventListener("submit", (event) => {
@@ -24,6 +32,7 @@
     dialog.returnValue = "no";
     dialog.onclose = () => {
       if (dialog.returnValue !== "yes") return;
+      if (!button.isConnected) return warn("Nothing was done: the page changed while you were asked. Look, and try again.");
       sure = button;
       button.form.requestSubmit(button);
       sure = null;

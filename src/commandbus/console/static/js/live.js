@@ -44,6 +44,7 @@ async function refresh() {
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
   if (!answer.ok || answer.redirected) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (document.querySelector("dialog:modal")) return; // a question is open, and its button must stay; see live()
   for (const part of parts) {
     const fresh = page.querySelector(`[data-live="${part.dataset.live}"]`);
     if (!fresh || isInUse(part)) continue;
@@ -110,6 +111,7 @@ export function live() {
   const begin = () => { stop(); if (!document.hidden) timer = setTimeout(listen, 500); };
   document.addEventListener("visibilitychange", begin);
   addEventListener("pagehide", stop);
+  document.addEventListener("close", ({ target }) => { if (target.returnValue !== "yes") refreshSoon(); }, true);
   fetchedAt = Date.now();
   setInterval(() => {
     const isDue = version !== null && Date.now() - fetchedAt >= CHARTS;
