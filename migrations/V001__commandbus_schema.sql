@@ -3488,9 +3488,9 @@ end $$;
 --
 -- They have the same type, kind of error, code, and text but for numbers, ids and quoted words. example_id waits longest.
 create function commandbus.list_failure_groups(
-    p_domain      text default null,
-    p_limit       int  default 100,
-    p_failure_key uuid default null
+    p_domain       text   default null,
+    p_limit        int    default 100,
+    p_failure_keys uuid[] default null
 )
 returns table (
     domain       text,
@@ -3515,7 +3515,7 @@ as $$
             max(c.attention_at) as last_seen
         from commandbus.command c
         where c.failure_key is not null and (p_domain is null or c.domain = p_domain)
-            and (p_failure_key is null or c.failure_key = p_failure_key)
+            and (p_failure_keys is null or c.failure_key = any (p_failure_keys))
         group by c.domain, c.failure_key
         order by count(*) desc, max(c.attention_at) desc
         limit p_limit
