@@ -3441,10 +3441,9 @@ declare
     v_length interval := make_interval(secs => p_seconds);
     v_kept   int := (select max(p.seconds) from commandbus._pieces() p where p_seconds % p.seconds = 0);
 begin
-    if p_seconds is null or p_seconds not between 10 and 86400 or p_after is null then
-        raise exception 'after: a time; seconds: 10 to 86,400' using errcode = 'CB007';
+    if v_kept is null or p_seconds not between 10 and 86400 or p_after is null then
+        raise exception 'after: a time; seconds: a multiple of 10 up to 86,400' using errcode = 'CB007';
     end if;
-    v_kept := coalesce(v_kept, 10);
     return query
     with pieces as not materialized (  -- read three times from memory, it never goes to disk
         select t.*, date_bin(v_length, t.at, '2000-01-01 00:00:00+00') as piece

@@ -63,7 +63,9 @@ def throughput(
     seconds: Annotated[int, typer.Option(help="How far back, 10 to 604,800 seconds.", metavar="N")] = 3_600,
     step: Annotated[
         int | None,
-        typer.Option(help="Seconds of a piece, 10 to 86,400; long ago only whole hours are known.", metavar="N"),
+        typer.Option(
+            help="Seconds of a piece, a multiple of 10 to 86,400; long ago only whole hours are known.", metavar="N"
+        ),
     ] = None,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,

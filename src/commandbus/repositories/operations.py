@@ -1,7 +1,6 @@
 """What operators look at, and do to a whole domain; what workers tell about themselves."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from uuid import UUID
 
 from commandbus.models import DomainOverview, LeaseInfo, ThroughputPoint, WorkerInfo
@@ -25,11 +24,12 @@ class PostgresOperations(Repository):
         rows = await self._rows(f"select {_OVERVIEW} from commandbus.overview($1::text)", (domain,))  # noqa: S608
         return [DomainOverview(*row) for row in rows]
 
-    async def list_throughput(self, domain: str | None, after: datetime, seconds: int) -> list[ThroughputPoint]:
-        """Return what was done from *after* on, in pieces of *seconds*. Source: ``commandbus.list_throughput``."""
+    async def list_throughput(self, domain: str | None, seconds: int, step: int) -> list[ThroughputPoint]:
+        """Return what was done in the last *seconds* by the server's clock. Source: ``commandbus.list_throughput``."""
         rows = await self._rows(
-            f"select {_THROUGHPUT} from commandbus.list_throughput($1::text, $2::timestamptz, $3::int)",  # noqa: S608
-            (domain, after, seconds),
+            f"select {_THROUGHPUT} from commandbus.list_throughput($1::text,"  # noqa: S608
+            " pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $2::int), $3::int)",
+            (domain, seconds, step),
         )
         return [ThroughputPoint(*row) for row in rows]
 
