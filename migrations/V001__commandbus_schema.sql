@@ -2633,7 +2633,7 @@ begin
     -- Nothing for a row that does not fit, a command for one that does, and where it broke off where to go on.
     cross join lateral generate_series((not l.fits)::int, (not v_is_exact and l.place = v_most)::int) as k(n)
     where v_is_exact or l.breaks = (l.place = v_most)::int
-    order by l.created_at desc, l.command_id desc
+    order by l.created_at desc, l.command_id desc, k.n  -- the limit must not take a command and leave where to go on
     limit p_limit;
 end $$;
 
@@ -3171,6 +3171,7 @@ $$;
 -- seconds also looks how deep the queue is, and how many messages were put into it since the last look; where that is
 -- longer ago than half a minute, nobody knows when they were.
 --
+-- Returns  the time, as workers measure by it how long commands waited.
 -- Raises   CB005, CB007.
 -- Locks    the worker's row, then the domain's newest rows in throughput, by length.
 create function commandbus.sp_worker_beat(
@@ -3184,7 +3185,7 @@ create function commandbus.sp_worker_beat(
     p_waits       bigint[],
     p_runs        bigint[]
 )
-returns void
+returns timestamptz
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3217,7 +3218,7 @@ begin
         order by t.at desc
         limit 1;
     elsif p_counts = '{0,0,0,0}' and p_waits = '{}' and p_runs = '{}' then
-        return;
+        return clock_timestamp();
     end if;
     insert into commandbus.throughput as t (
         domain, seconds, at, completed, failed, retried, parked, enqueued, last_id, depth, oldest_at, waits, runs)
@@ -3238,6 +3239,7 @@ begin
         oldest_at = case when v_looks then excluded.oldest_at else t.oldest_at end,
         waits = commandbus._add(t.waits, excluded.waits),
         runs = commandbus._add(t.runs, excluded.runs);
+    return clock_timestamp();
 end $$;
 
 -- commandbus._add: two histograms as one.
