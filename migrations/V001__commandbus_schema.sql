@@ -247,25 +247,34 @@ create table commandbus.redrive (
     total_count   int         not null,
     sent_count    int         not null default 0,
     refused_count int         not null default 0, -- somebody else decided about them before
-    failed_count  int         not null default 0, -- wait for an operator again
+    failed_count  int         not null default 0, -- waited for an operator again
+    completed_count int       not null default 0, -- the first ends of the others that were queued, as far as counted
+    rejected_count int        not null default 0, -- FAILED
+    canceled_count int        not null default 0,
+    forgotten_count int       not null default 0, -- deleted before anybody counted them
     operator      text,
     reason        text,
     created_at    timestamptz not null default clock_timestamp(),
     stepped_at    timestamptz not null default clock_timestamp(), -- until when the rate has been used up
     looked_at     timestamptz not null default clock_timestamp(), -- until when failures have been looked for
     turn_at       timestamptz not null default clock_timestamp(), -- of the last step
+    seen_at       timestamptz not null default clock_timestamp(), -- of the last count of what ended
+    seen_position int         not null default 0, -- up to where it came
+    counted_at    timestamptz, -- when one last found something new
+    is_counted    boolean     not null default false, -- it has ended, and so has all that it queued
     finished_at   timestamptz,
     constraint redrive_pk primary key (redrive_id),
     constraint redrive_status_ck check (status in ('RUNNING', 'PAUSED', 'STOPPED', 'COMPLETED')),
     constraint redrive_finished_ck check ((finished_at is not null) = (status in ('STOPPED', 'COMPLETED'))),
     constraint redrive_counts_ck check (
         least(sent_count, refused_count, failed_count) >= 0 and sent_count + refused_count <= total_count
-        and failed_count <= sent_count
+        and failed_count + completed_count + rejected_count + canceled_count + forgotten_count <= sent_count
     )
 );
 
 -- sp_step_redrives, which workers call all the time.
 create index redrive_running_idx on commandbus.redrive (domain) where finished_at is null;
+create index redrive_uncounted_idx on commandbus.redrive (domain) where not is_counted;
 -- list_redrives: newest first.
 create index redrive_created_idx on commandbus.redrive (created_at);
 
@@ -275,7 +284,7 @@ create table commandbus.redrive_item (
     position   int         not null,
     sent_at    timestamptz,
     refusal    text,
-    failed_at  timestamptz,
+    outcome    text,       -- what became of it first: a final status, AGAIN for the TSQ, FORGOTTEN
     constraint redrive_item_pk primary key (redrive_id, command_id),
     constraint redrive_item_redrive_fk foreign key (redrive_id) references commandbus.redrive on delete cascade
 );
@@ -283,6 +292,9 @@ create table commandbus.redrive_item (
 -- sp_step_redrives: whose turn it is.
 create index redrive_item_next_idx on commandbus.redrive_item (redrive_id, position)
     where sent_at is null and refusal is null;
+-- _open_items: what was queued and has not been seen to end.
+create index redrive_item_open_idx on commandbus.redrive_item (redrive_id, position)
+    where sent_at is not null and outcome is null;
 
 
 -- Domains and queues
@@ -1972,7 +1984,8 @@ begin
         p_event_type => p_event_type)).completed_batches) > 0;
 end $$;
 
--- commandbus.sp_extend_leases: keep commands invisible while their handlers still run.
+-- commandbus.sp_extend_leases: keep commands invisible for p_visibility_timeout seconds from now, while their handlers
+-- still run. A lease that lasts longer already stays as it is.
 --
 -- Returns  one row per lease: renewed, or no longer the holder's.
 -- Raises   CB005, CB007.
@@ -2004,7 +2017,7 @@ begin
         $q$
             with kept as (
                 update pgmq.%I q
-                set vt = $3
+                set vt = greatest(q.vt, $3)
                 from unnest($1, $2) with ordinality as l(msg_id, read_ct, ord)
                 where q.msg_id = any (array[l.msg_id]) and q.read_ct = l.read_ct
                 returning l.ord
@@ -2014,7 +2027,7 @@ begin
     into v_renewed
     using p_msg_ids, p_read_cts, v_until;
     update commandbus.command c
-    set lease_expires_at = v_until
+    set lease_expires_at = greatest(c.lease_expires_at, v_until)
     from unnest(v_renewed) as k(ord)
     where c.command_id = any (array[p_command_ids[k.ord]]) and c.domain || '' = p_domain and c.status = 'IN_PROGRESS';
     return query
@@ -2629,7 +2642,7 @@ begin
     -- Nothing for a row that does not fit, a command for one that does, and where it broke off where to go on.
     cross join lateral generate_series((not l.fits)::int, (not v_is_exact and l.place = v_most)::int) as k(n)
     where v_is_exact or l.breaks = (l.place = v_most)::int
-    order by l.created_at desc, l.command_id desc
+    order by l.created_at desc, l.command_id desc, k.n  -- the limit must not take a command and leave where to go on
     limit p_limit;
 end $$;
 
@@ -3167,6 +3180,7 @@ $$;
 -- seconds also looks how deep the queue is, and how many messages were put into it since the last look; where that is
 -- longer ago than half a minute, nobody knows when they were.
 --
+-- Returns  the time, as workers measure by it how long commands waited.
 -- Raises   CB005, CB007.
 -- Locks    the worker's row, then the domain's newest rows in throughput, by length.
 create function commandbus.sp_worker_beat(
@@ -3180,7 +3194,7 @@ create function commandbus.sp_worker_beat(
     p_waits       bigint[],
     p_runs        bigint[]
 )
-returns void
+returns timestamptz
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3213,7 +3227,7 @@ begin
         order by t.at desc
         limit 1;
     elsif p_counts = '{0,0,0,0}' and p_waits = '{}' and p_runs = '{}' then
-        return;
+        return clock_timestamp();
     end if;
     insert into commandbus.throughput as t (
         domain, seconds, at, completed, failed, retried, parked, enqueued, last_id, depth, oldest_at, waits, runs)
@@ -3234,6 +3248,7 @@ begin
         oldest_at = case when v_looks then excluded.oldest_at else t.oldest_at end,
         waits = commandbus._add(t.waits, excluded.waits),
         runs = commandbus._add(t.runs, excluded.runs);
+    return clock_timestamp();
 end $$;
 
 -- commandbus._add: two histograms as one.
@@ -3437,10 +3452,9 @@ declare
     v_length interval := make_interval(secs => p_seconds);
     v_kept   int := (select max(p.seconds) from commandbus._pieces() p where p_seconds % p.seconds = 0);
 begin
-    if p_seconds is null or p_seconds not between 10 and 86400 or p_after is null then
-        raise exception 'after: a time; seconds: 10 to 86,400' using errcode = 'CB007';
+    if v_kept is null or p_seconds not between 10 and 86400 or p_after is null then
+        raise exception 'after: a time; seconds: a multiple of 10 up to 86,400' using errcode = 'CB007';
     end if;
-    v_kept := coalesce(v_kept, 10);
     return query
     with pieces as not materialized (  -- read three times from memory, it never goes to disk
         select t.*, date_bin(v_length, t.at, '2000-01-01 00:00:00+00') as piece
@@ -3484,9 +3498,9 @@ end $$;
 --
 -- They have the same type, kind of error, code, and text but for numbers, ids and quoted words. example_id waits longest.
 create function commandbus.list_failure_groups(
-    p_domain      text default null,
-    p_limit       int  default 100,
-    p_failure_key uuid default null
+    p_domain       text   default null,
+    p_limit        int    default 100,
+    p_failure_keys uuid[] default null
 )
 returns table (
     domain       text,
@@ -3511,7 +3525,7 @@ as $$
             max(c.attention_at) as last_seen
         from commandbus.command c
         where c.failure_key is not null and (p_domain is null or c.domain = p_domain)
-            and (p_failure_key is null or c.failure_key = p_failure_key)
+            and (p_failure_keys is null or c.failure_key = any (p_failure_keys))
         group by c.domain, c.failure_key
         order by count(*) desc, max(c.attention_at) desc
         limit p_limit
@@ -3599,8 +3613,8 @@ $$;
 -- commandbus.sp_control_redrive: PAUSE, RESUME or STOP a redrive; what it has queued stays queued.
 --
 -- Returns  its new status.
--- Raises   CB006 when there is none, or it is not in a state for that; CB007.
--- Locks    the redrive's row.
+-- Raises   CB006 when there is none, or it is not in a state for that; CB007; 55P03.
+-- Locks    the redrive's row; for five seconds at most, where a step waits for one.
 create function commandbus.sp_control_redrive(
     p_redrive_id uuid,
     p_action     text,
@@ -3610,7 +3624,7 @@ create function commandbus.sp_control_redrive(
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '1s'
+set lock_timeout = '5s'
 as $$
 declare
     v_status text;
@@ -3645,12 +3659,13 @@ begin
 end $$;
 
 -- commandbus.sp_step_redrives: queue again what is due of one of a domain's redrives, the one that was stepped longest
--- ago, up to 1,000 commands. Workers call it ten times a second while one runs, once for each: several in one transaction would lock commands of
--- the second after batches of the first.
+-- ago, up to 1,000 commands; and count what ended of one. Workers call it ten times a second while one runs, once for
+-- each: several in one transaction would lock commands of the second after batches of the first. One that meets a
+-- locked command waits for its next turn.
 --
--- Returns  how many of them run.
+-- Returns  for how many of them it should be called again soon.
 -- Raises   CB005, CB007.
--- Locks    the redrive's row (another one where that is locked); then as sp_operator_retry; each for a second at most.
+-- Locks    the redrives' rows (others where those are locked); then as sp_operator_retry; each for a second at most.
 create function commandbus.sp_step_redrives(p_domain text, p_notify boolean default true)
 returns int
 language plpgsql
@@ -3668,12 +3683,18 @@ begin
     limit 1
     for no key update skip locked;
     if found then
-        perform commandbus._step_redrive(v_redrive, p_notify);
+        begin
+            perform commandbus._step_redrive(v_redrive, p_notify);
+        exception when lock_not_available or deadlock_detected then
+            update commandbus.redrive r set turn_at = clock_timestamp() where r.redrive_id = v_redrive.redrive_id;
+        end;
     end if;
+    perform commandbus._count_redrive(p_domain);
     return (
         select count(*)
         from commandbus.redrive r
-        where r.domain = p_domain and r.status = 'RUNNING' and r.finished_at is null
+        where r.domain = p_domain and not r.is_counted
+            and (r.status = 'RUNNING' or r.counted_at > clock_timestamp() - interval '10 seconds')
     );
 end $$;
 
@@ -3707,13 +3728,13 @@ begin
             and c.attention_at >= p_redrive.looked_at - interval '10 seconds' and c.failure_key is not null
     )
     update commandbus.redrive_item i
-    set failed_at = a.attention_at
+    set outcome = 'AGAIN'
     from again a
     cross join lateral (  -- a lookup for each: what the server knows of the table is older than this redrive
         select n.ctid
         from commandbus.redrive_item n
         where n.redrive_id = p_redrive.redrive_id and n.command_id = a.command_id
-            and n.sent_at < a.attention_at and n.failed_at is null
+            and n.sent_at < a.attention_at and n.outcome is null
         limit 1
     ) t
     where i.ctid = t.ctid;
@@ -3773,6 +3794,97 @@ begin
     end if;
 end $$;
 
+-- commandbus._open_items: the first p_limit items of a redrive after a position that were queued and have not been seen
+-- to end, and the outcome of those that have.
+create function commandbus._open_items(p_redrive commandbus.redrive, p_after int, p_limit int)
+returns table ("position" int, command_id uuid, outcome text)
+language sql stable
+rows 1000
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    select i.position, i.command_id, case
+            when c.status is null then 'FORGOTTEN'
+            when c.status = 'IN_TROUBLESHOOTING_QUEUE' then 'AGAIN'
+            when c.status in ('COMPLETED', 'FAILED', 'CANCELED') then c.status
+        end
+    from (
+        select n.position, n.command_id
+        from commandbus.redrive_item n
+        where n.redrive_id = p_redrive.redrive_id and n.sent_at is not null and n.outcome is null
+            and n.position > p_after
+        order by n.position
+        limit p_limit
+    ) i
+    left join lateral (
+        select o.status
+        from commandbus.command o
+        where o.command_id = i.command_id and o.domain = p_redrive.domain
+        limit 1
+    ) c on true
+$$;
+
+-- commandbus._count_redrive: look once a second what has ended of one of a domain's redrives, the one that was looked
+-- at longest ago; at 2,000 items, the next ones another time.
+create function commandbus._count_redrive(p_domain text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_redrive commandbus.redrive;
+begin
+    select r.* into v_redrive
+    from commandbus.redrive r
+    where r.domain = p_domain and not r.is_counted and r.seen_at <= clock_timestamp() - interval '900 milliseconds'
+    order by r.seen_at
+    limit 1
+    for no key update skip locked;
+    if not found then
+        return;
+    end if;
+    with items as materialized (
+        select o.* from commandbus._open_items(v_redrive, v_redrive.seen_position, 2000) o
+    ), ended as (
+        update commandbus.redrive_item i
+        set outcome = o.outcome
+        from items o
+        cross join lateral (
+            select n.ctid
+            from commandbus.redrive_item n
+            where n.redrive_id = v_redrive.redrive_id and n.command_id = o.command_id
+            limit 1
+        ) t
+        where i.ctid = t.ctid and o.outcome is not null
+        returning i.outcome
+    ), counts as (
+        select count(*) as n, count(*) filter (where e.outcome = 'COMPLETED') as completed,
+            count(*) filter (where e.outcome = 'FAILED') as rejected,
+            count(*) filter (where e.outcome = 'CANCELED') as canceled,
+            count(*) filter (where e.outcome = 'AGAIN') as again,
+            count(*) filter (where e.outcome = 'FORGOTTEN') as forgotten
+        from ended e
+    )
+    update commandbus.redrive r
+    set completed_count = r.completed_count + n.completed,
+        rejected_count = r.rejected_count + n.rejected,
+        canceled_count = r.canceled_count + n.canceled,
+        failed_count = r.failed_count + n.again,
+        forgotten_count = r.forgotten_count + n.forgotten,
+        seen_at = clock_timestamp(),
+        seen_position = (select case when count(*) = 2000 then max(o.position) else 0 end from items o),
+        counted_at = case when n.n > 0 then clock_timestamp() else r.counted_at end,
+        is_counted = r.finished_at is not null and n.n + r.completed_count + r.rejected_count + r.canceled_count
+            + r.failed_count + r.forgotten_count = r.sent_count
+    from counts n
+    where r.redrive_id = v_redrive.redrive_id;
+end $$;
+
 -- commandbus.list_redrives: newest first.
 create function commandbus.list_redrives(p_domain text default null, p_limit int default 50)
 returns setof commandbus.redrive
@@ -3787,24 +3899,32 @@ as $$
     limit p_limit
 $$;
 
--- commandbus.get_redrive: one redrive, and what has become of the commands it queued, or none.
+-- commandbus.get_redrive: one redrive, and what became first of the commands it queued, or none.
 --
--- ended: completed, failed or canceled since; again: wait for an operator again. The rest of those sent is under way.
+-- again: waited for an operator again; forgotten: ended, and deleted before anybody counted it. The rest of those sent
+-- is under way. Beyond what workers have counted, this looks at 2,000: with more, some that ended count as under way.
 create function commandbus.get_redrive(p_redrive_id uuid)
-returns table (redrive commandbus.redrive, completed bigint, failed bigint, canceled bigint, again bigint)
+returns table (
+    redrive   commandbus.redrive,
+    completed bigint,
+    failed    bigint,
+    canceled  bigint,
+    again     bigint,
+    forgotten bigint
+)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select r, n.completed, n.failed, n.canceled, n.again
+    select r, r.completed_count + n.completed, r.rejected_count + n.failed, r.canceled_count + n.canceled,
+        r.failed_count + n.again, r.forgotten_count + n.forgotten
     from commandbus.redrive r
     cross join lateral (
-        select count(*) filter (where c.status = 'COMPLETED') as completed,
-            count(*) filter (where c.status = 'FAILED') as failed,
-            count(*) filter (where c.status = 'CANCELED') as canceled,
-            count(*) filter (where c.status = 'IN_TROUBLESHOOTING_QUEUE' and c.attention_at > i.sent_at) as again
-        from commandbus.redrive_item i
-        join commandbus.command c on c.command_id = i.command_id and c.domain = r.domain
-        where i.redrive_id = r.redrive_id and i.sent_at is not null
+        select count(*) filter (where o.outcome = 'COMPLETED') as completed,
+            count(*) filter (where o.outcome = 'FAILED') as failed,
+            count(*) filter (where o.outcome = 'CANCELED') as canceled,
+            count(*) filter (where o.outcome = 'AGAIN') as again,
+            count(*) filter (where o.outcome = 'FORGOTTEN') as forgotten
+        from commandbus._open_items(r, 0, 2000) o
     ) n
     where r.redrive_id = p_redrive_id
 $$;

@@ -76,7 +76,7 @@ class HandlerContext:
         return self.transaction
 
     async def extend_visibility(self, seconds: float) -> None:
-        """Keep the command from being delivered again for *seconds* from now.
+        """Keep the command from being delivered again for *seconds* from now; a lease is never made shorter.
 
         Workers do this by themselves while a handler runs; it helps before a long call that blocks the loop.
 

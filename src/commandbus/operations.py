@@ -1,6 +1,5 @@
 """What operators see of domains and workers, and how they hold a domain."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
@@ -14,7 +13,7 @@ from commandbus.repositories._base import check_pool
 _MAX_PAGE = 1_000
 _LONGEST = 7 * 86_400
 # How far back pieces are known whose length is a multiple of this one, longest first: as commandbus._pieces keeps them.
-_KNOWN = ((3_600, _LONGEST), (600, 4 * 86_400), (180, 86_400), (30, 21_600), (10, 5_400), (1, 5_400))
+_KNOWN = ((3_600, _LONGEST), (600, 4 * 86_400), (180, 86_400), (30, 21_600), (10, 5_400))
 
 
 class Operations:
@@ -39,19 +38,20 @@ class Operations:
         Args:
             domain: only of this one; the sum of all when None.
             seconds: how far back, 10 to 604,800.
-            step: the length of a piece, 10 to 86,400. Short ones are forgotten early: a multiple of 30 goes back 6
-                hours, of 180 a day, of 600 four days, of 3,600 seven; any other 90 minutes.
+            step: the length of a piece, a multiple of 10 up to 86,400. Short ones are forgotten early: a multiple of
+                30 goes back 6 hours, of 180 a day, of 600 four days, of 3,600 seven; any other 90 minutes.
 
         Raises:
             InvalidArgumentError: an argument breaks its limit, or pieces of this length do not go back so far.
         """
         check_count(seconds, "seconds", 10, _LONGEST)
         check_count(step, "step", 10, 86_400)
+        if step % 10:
+            raise InvalidArgumentError("step", "must be a multiple of 10, the length of the shortest pieces")
         if seconds > next(known for length, known in _KNOWN if step % length == 0):
             fit = min(length for length, known in _KNOWN if seconds <= known)
             raise InvalidArgumentError("step", f"must be a multiple of {fit:,} to go back {seconds:,} seconds")
-        after = datetime.now(UTC) - timedelta(seconds=seconds)
-        return await self._operations.list_throughput(None if domain is None else check_domain(domain), after, step)
+        return await self._operations.list_throughput(None if domain is None else check_domain(domain), seconds, step)
 
     async def list_workers(self, domain: str | None = None) -> list[WorkerInfo]:
         """Return the workers of a domain, or all; one that ended without a word stays for a day."""

@@ -26,7 +26,7 @@ MAX_COMMANDS = 100_000
 class Redrives:
     """Queues waiting commands again little by little, so that what failed yesterday does not fall over today.
 
-    The workers of the domain do it, every second or so, whoever started it; it survives any restart.
+    The workers of the domain do it, ten times a second, whoever started it; it survives any restart.
 
     Args:
         pool: a `CommandBusPool`, or any psycopg pool on a migrated database.

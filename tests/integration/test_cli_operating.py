@@ -32,6 +32,17 @@ def test_commands_are_found(cli: Cli, database_url: str) -> None:
     assert "limit" in cli.refusal("find", "--limit", 0, code=2)
 
 
+def test_a_command_is_found_by_the_beginning_of_its_id_in_every_domain(cli: Cli, database_url: str) -> None:
+    (command_id, _) = park(database_url, 2)
+    for beginning in (str(command_id)[:8], str(command_id)[:13], str(command_id)):
+        assert [one["command_id"] for one in cli.json("find", "--id", beginning)] == [str(command_id)]
+    assert str(command_id) in cli.text("find", "--id", command_id)
+    assert cli.json("find", "--id", uuid4()) == []
+    assert "8 to 32 hexadecimal digits" in cli.refusal("find", "--id", str(command_id)[:7], code=2)
+    for other in ((DOMAIN,), ("--status", "FAILED"), ("--text", "x"), ("--after", "2h")):
+        assert "--id goes with no other filter" in cli.refusal("find", *other, "--id", command_id, code=2)
+
+
 def test_an_overview_shows_what_waits_and_who_works(cli: Cli, database_url: str) -> None:
     park(database_url, 2)
     (domain,) = cli.json("overview")

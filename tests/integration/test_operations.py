@@ -141,6 +141,7 @@ async def test_what_is_asked_of_operations_is_checked_first(bus: CommandBus, poo
         ("domain", operations.overview("No Domain")),
         ("seconds", operations.throughput(seconds=9)),
         ("step", operations.throughput(step=9)),
+        ("step", operations.throughput(seconds=60, step=15)),
         ("step", operations.throughput(seconds=86_400, step=60)),
         ("limit", operations.list_leases(DOMAIN, 0)),
         ("operator", operations.pause(DOMAIN, "x" * 201)),

@@ -234,7 +234,7 @@ def pass_time(bus: Bus, seconds: float) -> None:
     """Let the redrives believe that time went by."""
     bus.run(
         f"update commandbus.redrive set stepped_at = stepped_at - interval '{seconds} seconds',"
-        f" looked_at = looked_at - interval '{seconds} seconds'"
+        f" looked_at = looked_at - interval '{seconds} seconds', seen_at = seen_at - interval '{seconds} seconds'"
     )
 
 
@@ -382,21 +382,97 @@ def test_operators_and_redrives_of_one_batch_never_deadlock(bus: Bus, database_u
     assert bus.counts(batch_id) == (400, 0, 0, 0, 0)
 
 
-def test_a_step_and_an_operator_wait_a_second_at_most_for_each_other(bus: Bus, database_url: str) -> None:
-    (command_id,) = bus.park()
-    redrive_id = start(bus, rate=100)
+def test_a_locked_command_holds_up_its_own_redrive_only(bus: Bus, database_url: str) -> None:
+    held, free = bus.park(2)
+    first, second = start(bus, command_ids=[held], rate=100), start(bus, command_ids=[free], rate=100)
     bus.run("set lock_timeout = 0")
     bus.run("set statement_timeout = '15s'")  # another error than that of a lock
-    with open_bus(database_url) as other:
+    with open_bus(database_url) as other, other.connection.transaction():
+        other.run("select from commandbus.command where command_id = %s for update", held)
+        assert step(bus) == 2
+        assert step(bus) == 1
+        assert [redrive(bus, one)[:3] for one in (first, second)] == [("RUNNING", 1, 0), ("COMPLETED", 1, 1)]
+    assert step(bus) == 0
+    assert redrive(bus, first)[:3] == ("COMPLETED", 1, 1)
+
+
+def test_an_operator_waits_longer_for_a_step_than_a_step_for_a_command(bus: Bus, database_url: str) -> None:
+    held, _ = bus.park(2)
+    redrive_id = start(bus, rate=100)
+    pass_time(bus, 1)
+    with open_bus(database_url) as other, open_bus(database_url) as worker:
         with other.connection.transaction():
-            other.run("select from commandbus.command where command_id = %s for update", command_id)
-            with refusal("55P03"):
-                step(bus)
+            other.run("select from commandbus.command where command_id = %s for update", held)
+            with in_thread(lambda: step(worker)) as stepped:
+                bus.wait_until_blocked()
+                assert bus.result("sp_control_redrive", redrive_id=redrive_id, action="STOP") == "STOPPED"
+                assert stepped.result() == 1
         with other.connection.transaction():
             other.run("select from commandbus.redrive where redrive_id = %s for update", redrive_id)
+            bus.run("set lock_timeout = 0")
+            bus.run("set statement_timeout = '15s'")  # another error than that of a lock
             with refusal("55P03"):
                 bus.call("sp_control_redrive", redrive_id=redrive_id, action="STOP")
-    assert redrive(bus, redrive_id)[:3] == ("RUNNING", 1, 0)
+
+
+def outcomes(bus: Bus, redrive_id: UUID) -> dict[str, int]:
+    """Return what became of what a redrive queued, but for what never happened."""
+    (row,) = bus.call("get_redrive", redrive_id=redrive_id)
+    names = ("completed", "failed", "canceled", "again", "forgotten")
+    return {name: row[name] for name in names if row[name]}
+
+
+def let_end(bus: Bus, count: int, outcome: str) -> None:
+    """Let the next commands of the queue end."""
+    received = bus.receive(limit=count)
+    assert bus.settle(received, outcome, **errors(count, "PERMANENT" if outcome != "COMPLETED" else None)) == {}
+
+
+def test_what_becomes_of_queued_commands_is_told_and_stays_told(bus: Bus) -> None:
+    bus.park(7)
+    redrive_id = start(bus, rate=1_000)
+    pass_time(bus, 1)
+    step(bus)
+    let_end(bus, 2, "COMPLETED")
+    let_end(bus, 1, "TROUBLESHOOT")
+    let_end(bus, 1, "TROUBLESHOOT")
+    newest = bus.value("select command_id from commandbus.command order by attention_at desc nulls last limit 1")
+    bus.call("sp_operator_cancel", domain=DOMAIN, command_ids=[newest], reason="sold")
+    known = {"completed": 2, "canceled": 1, "again": 1}
+    assert outcomes(bus, redrive_id) == known, "before anybody has counted"
+    pass_time(bus, 1)
+    step(bus)
+    assert outcomes(bus, redrive_id) == known
+    assert redrive(bus, redrive_id) == ("COMPLETED", 7, 7, 0, 1)
+    bus.run("delete from commandbus.command where status = 'COMPLETED'")
+    let_end(bus, 1, "COMPLETED")
+    bus.run("delete from commandbus.command where status = 'COMPLETED'")
+    assert outcomes(bus, redrive_id) == {**known, "forgotten": 1}, "nobody counted this one in time"
+    let_end(bus, 2, "COMPLETED")
+    pass_time(bus, 1)
+    step(bus)
+    assert outcomes(bus, redrive_id) == {"completed": 4, "canceled": 1, "again": 1, "forgotten": 1}
+    assert bus.value("select is_counted from commandbus.redrive")
+
+
+def test_more_ends_than_one_look_counts_are_counted_round_by_round(bus: Bus) -> None:
+    bus.park(4_500)
+    redrive_id = start(bus, rate=1_000)
+    for _ in range(5):
+        pass_time(bus, 1)
+        step(bus)
+    let_end(bus, 4_499, "COMPLETED")
+    for _ in range(4):
+        assert outcomes(bus, redrive_id)["completed"] < 4_500
+        pass_time(bus, 1)
+        assert step(bus) == 1, "workers come again soon while there is something to count"
+    assert outcomes(bus, redrive_id) == {"completed": 4_499}
+    bus.run("update commandbus.redrive set counted_at = counted_at - interval '11 seconds'")
+    assert step(bus) == 0, "and seldom while nothing ends"
+    let_end(bus, 1, "COMPLETED")
+    pass_time(bus, 1)
+    step(bus)
+    assert outcomes(bus, redrive_id) == {"completed": 4_500}
 
 
 def test_two_workers_step_a_redrive_once(bus: Bus, database_url: str) -> None:

@@ -217,6 +217,17 @@ def step_redrive(bus: Bus) -> Callable[[], list[Row]]:
     return lambda: bus.call("sp_step_redrives", domain=DOMAIN)
 
 
+def everything_sent(bus: Bus) -> UUID:
+    """Let a redrive have queued all that waits."""
+    redrive_id: UUID = bus.result("sp_start_redrive", domain=DOMAIN, command_ids=None, failure_key=None, rate=SET)
+    bus.run("update commandbus.redrive_item set sent_at = now()")
+    bus.run(
+        "update commandbus.redrive set sent_count = total_count, status = 'COMPLETED', finished_at = now(),"
+        " seen_at = now() - interval '1 s'"
+    )
+    return redrive_id
+
+
 def list_leases(bus: Bus) -> Callable[[], list[Row]]:
     """Lease a set; list the leases."""
     bus.receive(limit=SET)
@@ -384,6 +395,23 @@ def test_counting_the_tsq_reads_the_tsq_only(large: Bus) -> None:
     assert row["waiting"] == 10_000
     assert max(read.values()) < 12_000  # with what the other tests rolled back
     assert read["commandbus.command sequentially"] == 0
+
+
+@pytest.mark.parametrize("function", ["get_redrive", "sp_step_redrives"])
+def test_what_became_of_a_large_redrive_is_looked_at_piece_by_piece(large: Bus, function: str) -> None:
+    with large.connection.transaction(force_rollback=True):
+        redrive_id = everything_sent(large)
+        before = reads(large)
+        if function == "get_redrive":
+            (row,) = large.call(function, redrive_id=redrive_id)
+            assert row["again"] == 2_000
+        else:
+            large.call(function, domain=DOMAIN)
+            assert large.value("select failed_count from commandbus.redrive") == 2_000
+        after = reads(large)
+    read = {name: after[name] - before[name] for name in after}
+    assert max(read.values()) <= 6_000  # the items are found, looked up, and checked again by the update
+    assert [name for name, n in read.items() if n and name.endswith("sequentially")] == []
 
 
 def test_a_text_among_what_waits_reads_the_tsq_only(large: Bus) -> None:

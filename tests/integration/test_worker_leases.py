@@ -87,6 +87,26 @@ async def test_a_handlers_own_extension_is_not_cut_short(bus: CommandBus, pool: 
     assert left > 90
 
 
+async def test_a_handlers_short_extension_takes_no_time_from_its_lease(bus: CommandBus, pool: CommandBusPool) -> None:
+    gate, asked = Gate(), asyncio.Event()
+
+    async def charge(command: Command, context: HandlerContext) -> None:
+        await context.extend_visibility(1)
+        asked.set()
+        await gate(command, context)
+
+    command_id = await send(bus)
+    async with running(make_worker(pool, registry_of(charge=charge), visibility_timeout=100)):
+        await asyncio.wait_for(asked.wait(), 10)
+        left = await value(pool, f"select extract(epoch from vt - clock_timestamp()) from pgmq.q_{QUEUE}")
+        told = await value(
+            pool, "select extract(epoch from lease_expires_at - clock_timestamp()) from commandbus.command"
+        )
+        gate.may_end.set()
+        await reached(bus, command_id)
+    assert min(left, told) > 80
+
+
 async def test_a_handler_whose_lease_is_lost_is_stopped_and_cannot_extend_it(
     bus: CommandBus, pool: CommandBusPool
 ) -> None:

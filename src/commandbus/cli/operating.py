@@ -28,7 +28,9 @@ THROUGHPUT_EXAMPLES = examples("throughput", "throughput payments --seconds 6048
 WORKERS_EXAMPLES = examples("workers", "workers payments")
 LEASES_EXAMPLES = examples("leases payments", "leases payments --limit 1000 --json")
 FIND_EXAMPLES = examples(
-    "find --text 'no such account'", "find payments --status FAILED --type DebitAccount --after 2h --json"
+    "find --text 'no such account'",
+    "find payments --status FAILED --type DebitAccount --after 2h --json",
+    "find --id 7d0a41c2",
 )
 _COLUMNS = (
     "domain",
@@ -63,7 +65,9 @@ def throughput(
     seconds: Annotated[int, typer.Option(help="How far back, 10 to 604,800 seconds.", metavar="N")] = 3_600,
     step: Annotated[
         int | None,
-        typer.Option(help="Seconds of a piece, 10 to 86,400; long ago only whole hours are known.", metavar="N"),
+        typer.Option(
+            help="Seconds of a piece, a multiple of 10 to 86,400; long ago only whole hours are known.", metavar="N"
+        ),
     ] = None,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
@@ -117,11 +121,21 @@ def find(
     group: Annotated[UUID | None, typer.Option(help='Only of this group of failures, see "tsq groups".')] = None,
     after: After = None,
     before: Before = None,
+    beginning: Annotated[
+        str | None,
+        typer.Option("--id", help="The beginning of an id, at least 8 digits; with no other filter.", metavar="DIGITS"),
+    ] = None,
     limit: Limit = 50,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Find commands, newest first."""
+    if beginning is not None:
+        if any((domain, status, command_type, text, correlation_id, batch_id, group, after, before)):
+            raise typer.BadParameter("--id goes with no other filter: it looks in all domains")
+        with open_pool(database_url) as pool:
+            _show_found(CommandBus(pool).find_by_id(beginning, limit), as_json=as_json)
+        return
     created_after, created_before = read_span(after, before)
     with open_pool(database_url) as pool:
         bus = CommandBus(pool)
@@ -148,6 +162,10 @@ def find(
                 break
     if start is not None:
         note(f"the first {limit:,}: there may be more, see --limit and --before")
+    _show_found(found, as_json=as_json)
+
+
+def _show_found(found: list[CommandMetadata], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 import psycopg
 from flask import current_app
@@ -13,7 +14,15 @@ from flask import current_app
 from commandbus.console.activity import Charts, Span, Sparks, draw, merge, spark
 from commandbus.console.state import Console
 from commandbus.errors import CommandBusError
-from commandbus.models import DomainOverview, FailureGroup, LeaseInfo, Redrive, ThroughputPoint, WorkerInfo
+from commandbus.models import (
+    DomainOverview,
+    FailureGroup,
+    LeaseInfo,
+    Redrive,
+    RedriveProgress,
+    ThroughputPoint,
+    WorkerInfo,
+)
 from commandbus.sync import Redrives
 
 EXTENSION = "commandbus_console_recent"
@@ -22,6 +31,7 @@ _NOW = 1.0  # seconds that an answer serves all who ask
 _CLOCK = 60.0  # how far our clock is off
 _SMALL = 4.0  # what workers tell of one domain; they do every 5
 _GROUPS = 3
+_MOST = 1_000  # answers that are kept; which redrive is asked about, say, is for the one who asks
 T = TypeVar("T")
 
 
@@ -63,6 +73,10 @@ class Recent:
         """Return the newest redrives."""
         return self.ask("redrives", _NOW, self._redrives.list)
 
+    def redrive(self, redrive_id: UUID) -> RedriveProgress | None:
+        """Return a redrive and what became of its commands."""
+        return self.ask(("redrive", redrive_id), _NOW, lambda: self._redrives.get(redrive_id))
+
     def groups(self, parked: int) -> list[FailureGroup]:
         """Return the largest groups of failures; of the *parked*, which are counted anew where there are many."""
         age = _NOW + parked / 10_000
@@ -93,6 +107,8 @@ class Recent:
     def ask(self, key: object, seconds: float, find: Callable[[], T]) -> T:
         """Return what *find* found up to *seconds* ago; nobody else finds the same meanwhile."""
         with self._lock:
+            if len(self._answers) > _MOST:
+                self._answers.clear()
             answer = self._answers.setdefault(key, _Answer())
         with answer.lock:
             if time.monotonic() > answer.until:

@@ -242,8 +242,8 @@ class Redrive:
         total_count: commands selected.
         sent_count: of these, queued again.
         refused_count: of these, decided about by somebody else before their turn.
-        failed_count: of those queued, waiting for an operator again while it still ran; what came later is in
-            `RedriveProgress`.
+        failed_count: of those queued, back with an operator, as far as workers have counted; `RedriveProgress` is
+            newer.
         operator: who started it.
         reason: and why.
         created_at: when it was started.
@@ -267,14 +267,18 @@ class Redrive:
 
 @dataclass(frozen=True, slots=True)
 class RedriveProgress:
-    """A redrive, and what has become of the commands it queued.
+    """A redrive, and what became first of the commands it queued.
+
+    Workers count it once a second, and what they have counted stays as it is, whatever is done to the commands later.
+    Of what they have not counted yet, 2,000 are looked at: when there are more, some that ended are under way here.
 
     Attributes:
         redrive: its state.
         completed: of those queued, COMPLETED.
         failed: of those queued, FAILED.
         canceled: of those queued, CANCELED.
-        again: of those queued, waiting for an operator again. The rest is under way.
+        again: of those queued, back with an operator.
+        forgotten: of those queued, ended and deleted before they were counted. The rest is under way.
     """
 
     redrive: Redrive
@@ -282,3 +286,4 @@ class RedriveProgress:
     failed: int
     canceled: int
     again: int
+    forgotten: int

@@ -73,13 +73,13 @@ class Troubleshooting(Repository):
         return [(found, kind, waiting) for found, kind, waiting in rows]
 
     async def list_failure_groups(
-        self, domain: str | None, limit: int, failure_key: UUID | None = None
+        self, domain: str | None, limit: int, failure_keys: Sequence[UUID] | None = None
     ) -> list[FailureGroup]:
         """Return waiting commands by what their failures look like. Source: ``commandbus.list_failure_groups``."""
         rows = await self._rows(
             "select domain, failure_key, waiting, first_seen, last_seen, command_type, error_type, error_code,"
-            " error_text, example_id from commandbus.list_failure_groups($1::text, $2::int, $3::uuid)",
-            (domain, limit, failure_key),
+            " error_text, example_id from commandbus.list_failure_groups($1::text, $2::int, $3::uuid[])",
+            (domain, limit, None if failure_keys is None else uuid_array(failure_keys)),
         )
         return [_to_group(row) for row in rows]
 

@@ -25,11 +25,12 @@ class PostgresOperations(Repository):
         rows = await self._rows(f"select {_OVERVIEW} from commandbus.overview($1::text)", (domain,))  # noqa: S608
         return [DomainOverview(*row) for row in rows]
 
-    async def list_throughput(self, domain: str | None, after: datetime, seconds: int) -> list[ThroughputPoint]:
-        """Return what was done from *after* on, in pieces of *seconds*. Source: ``commandbus.list_throughput``."""
+    async def list_throughput(self, domain: str | None, seconds: int, step: int) -> list[ThroughputPoint]:
+        """Return what was done in the last *seconds* by the server's clock. Source: ``commandbus.list_throughput``."""
         rows = await self._rows(
-            f"select {_THROUGHPUT} from commandbus.list_throughput($1::text, $2::timestamptz, $3::int)",  # noqa: S608
-            (domain, after, seconds),
+            f"select {_THROUGHPUT} from commandbus.list_throughput($1::text,"  # noqa: S608
+            " pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $2::int), $3::int)",
+            (domain, seconds, step),
         )
         return [ThroughputPoint(*row) for row in rows]
 
@@ -68,14 +69,18 @@ class PostgresOperations(Repository):
         counts: Sequence[int],
         waits: Sequence[int],
         runs: Sequence[int],
-    ) -> None:
-        """Say that a worker (id, domain, host, pid, concurrency) lives. Source: ``commandbus.sp_worker_beat``."""
-        await self._rows(
+    ) -> datetime:
+        """Say that a worker (id, domain, host, pid, concurrency) lives; return the server's time.
+
+        Source: ``commandbus.sp_worker_beat``.
+        """
+        now: datetime = await self._value(
             "select commandbus.sp_worker_beat($1::uuid, $2::text, $3::text, $4::int, $5::int, $6::int, $7::bigint[],"
             " $8::bigint[], $9::bigint[])",
             (*worker, in_flight, plain_array(counts), plain_array(waits), plain_array(runs)),
             repeatable=False,
         )
+        return now
 
     async def gone(self, worker_id: UUID) -> None:
         """Say that a worker has ended. Source: ``commandbus.sp_worker_gone``."""

@@ -116,19 +116,21 @@ class TroubleshootingQueue:
         )
 
     def list_failure_groups(
-        self, domain: str | None = None, limit: int = 100, *, failure_key: UUID | None = None
+        self, domain: str | None = None, limit: int = 100, *, failure_key: UUID | Sequence[UUID] | None = None
     ) -> list[FailureGroup]:
         """Return the waiting commands of a domain, or all, by what their failures look like; the largest group first.
 
         Args:
             domain: the domain.
             limit: most groups, 1 to 1,000.
-            failure_key: only this one; of several domains, where they fail alike.
+            failure_key: only this one, or these; of several domains, where they fail alike.
         """
+        if failure_key is not None and not isinstance(failure_key, Sequence):
+            failure_key = [failure_key]
         return self._commands.list_failure_groups(
             None if domain is None else check_domain(domain),
             check_count(limit, "limit", 1, MAX_PAGE),
-            None if failure_key is None else check_uuid(failure_key, "failure_key"),
+            None if failure_key is None else [check_uuid(key, "failure_key") for key in failure_key],
         )
 
     def get_command_domain(self, command_id: UUID) -> str:

@@ -67,7 +67,7 @@ class LeaseKeeper:
             lost = {r.command.command_id for r in due if asked_at - r.lease.renewed_at > self._timeout}
         else:
             for received in due:
-                received.lease.renewed_at = asked_at
+                received.lease.renewed_at = max(received.lease.renewed_at, asked_at)  # the handler's may be longer
         for received in due:
             if received.command.command_id in lost and not received.is_settling:
                 self._give_up(received)
@@ -97,7 +97,7 @@ def make_extender(commands: PostgresCommandRepository, domain: str, visibility_t
 async def _extend_lease(
     commands: PostgresCommandRepository, domain: str, visibility_timeout: int, lease: Lease, seconds: float
 ) -> None:
-    """Keep one command leased for *seconds* from now, though the usual time is *visibility_timeout*.
+    """Keep one command leased for *seconds* from now at least, though the usual time is *visibility_timeout*.
 
     Raises:
         StaleLeaseError: the lease is somebody else's now.
@@ -106,8 +106,8 @@ async def _extend_lease(
     lost = await commands.extend(domain, [lease], visibility_timeout=math.ceil(seconds))
     if lost:
         raise StaleLeaseError(f"the lease of command {lease.command_id} is no longer held")
-    # As if renewed for the usual time so late that it ends as asked: the keeper must not cut it short.
-    lease.renewed_at = asked_at + max(0.0, seconds - visibility_timeout)
+    # As if renewed for the usual time so early or late that it ends as asked, or as it would have anyway.
+    lease.renewed_at = max(lease.renewed_at, asked_at + seconds - visibility_timeout)
 
 
 def _by_message(received: ReceivedCommand) -> int:

@@ -49,6 +49,7 @@ class Vitals:
         self._redrives = PostgresRedrives(pool, settings)
         self._worker = (uuid4(), domain, socket.gethostname(), os.getpid(), concurrency)
         self._in_flight = in_flight
+        self._epoch = time.time() - time.monotonic()  # what the monotonic clock lacks; by the server's from a beat on
         self._reset()
 
     def _reset(self) -> None:
@@ -75,7 +76,7 @@ class Vitals:
         """
         await asyncio.gather(
             self._repeat(self._tell, "a worker cannot say that it lives"),
-            self._repeat(self._redrive, "a worker cannot carry on redrives"),
+            self._repeat(self.redrive, "a worker cannot carry on redrives"),
         )
 
     async def _repeat(self, act: Callable[[], Awaitable[float]], complaint: str) -> None:
@@ -92,30 +93,34 @@ class Vitals:
             await asyncio.sleep(pause)
 
     async def _tell(self) -> float:
-        await self._beat()
+        await self.beat()
         return _INTERVAL
 
-    async def _redrive(self) -> float:
+    async def redrive(self) -> float:
+        """Carry each redrive of the domain on by a step; return after how many seconds to do it again."""
         running = await self._redrives.step(self._worker[1])
         for _ in range(running - 1):  # one redrive per call
             await self._redrives.step(self._worker[1])
         return _REDRIVE_INTERVAL if running else _INTERVAL
 
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
+        """Tell what was done since the last beat; hear what time it is."""
         counts, waits, runs = self._counts, self._waits, self._runs
         self._reset()
+        asked_at = time.monotonic()
         try:
-            await self._operations.beat(self._worker, self._in_flight(), counts, _short(waits), _short(runs))
-        except (psycopg.Error, CommandBusError):
+            now = await self._operations.beat(self._worker, self._in_flight(), counts, _short(waits), _short(runs))
+        except BaseException:  # broken off, too: the last words come after that
             for mine, lost in ((self._counts, counts), (self._waits, waits), (self._runs, runs)):
                 mine[:] = map(sum, zip(mine, lost, strict=True))
             raise
+        self._epoch = now.timestamp() - (asked_at + time.monotonic()) / 2
 
     async def end(self) -> None:
         """Say the last words: what was done since the last beat, and that the worker is gone."""
         try:
             async with asyncio.timeout(_LAST_WORDS):
-                await self._beat()
+                await self.beat()
                 await self._operations.gone(self._worker[0])
         except (psycopg.Error, CommandBusError, TimeoutError):
             logger.debug("a worker could not say that it ends")

@@ -23,8 +23,8 @@ COMMANDS = 100_000
 MOST_READ = 31_000
 # The audit is read by summaries of its pages, in pieces: see test_sql_plans.py.
 MOST_AUDIT = 100_000
-# Here all scheduled commands are of one domain, which counts them, and all items of one redrive.
-LARGE = [table for table in TABLES if table not in {"commandbus.scheduled", "commandbus.redrive_item"}]
+# Here all scheduled commands are of one domain, which counts them.
+LARGE = [table for table in TABLES if table != "commandbus.scheduled"]
 
 READ = """
 select relname || ' sequentially' as name, seq_scan as count from pg_stat_user_tables

@@ -7,12 +7,15 @@ from uuid import uuid4
 
 import pytest
 
-from commandbus.sync import CommandBus, Redrives
+from commandbus.console.recent import EXTENSION
+from commandbus.sync import CommandBus, Redrives, TroubleshootingQueue
 from tests.integration.console.browser import DOMAIN, Browser
 from tests.integration.console.test_decisions import group_of, park
 from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from commandbus.sync import CommandBusPool
     from tests.integration.console.browser import World
 
@@ -97,7 +100,9 @@ def test_progress_is_shown_as_it_is(operator: Browser, world: World, database_ur
     assert 'aria-label="Of these 1 completed, 1 refused"' in text
 
 
-def test_the_page_says_whether_a_worker_of_the_domain_runs(operator: Browser, world: World, database_url: str) -> None:
+def test_the_page_says_whether_a_worker_of_the_domain_runs(
+    app: Flask, operator: Browser, world: World, database_url: str
+) -> None:
     path = f"/redrives/{world.redrives[0]}"
     assert "No worker of pay runs" in operator.get(path).text
     assert "No worker of pay runs" in operator.get(f"/redrives/new?domain={DOMAIN}").text
@@ -106,10 +111,53 @@ def test_the_page_says_whether_a_worker_of_the_domain_runs(operator: Browser, wo
             "insert into commandbus.worker (worker_id, domain, host, pid, concurrency)"
             " values (gen_random_uuid(), 'pay', 'here', 7, 4)"
         )
+        app.extensions[EXTENSION].forget()
         assert "No worker" not in operator.get(path).text
         assert operator.get(f"/api/redrives/{world.redrives[0]}").get_json()["workers"] == 1
         bus.run("update commandbus.worker set seen_at = now() - interval '1 min'")
+        app.extensions[EXTENSION].forget()
         assert "No worker of pay runs" in operator.get(path).text
+
+
+def test_what_was_begun_is_told_when_the_rest_could_not_be(
+    operator: Browser, world: World, database_url: str, sync_pool: CommandBusPool
+) -> None:
+    with open_bus(database_url) as bus:
+        park(bus, 3)
+        bus.run(
+            "create function public.full() returns trigger language plpgsql as $$ begin"
+            " if (select count(*) from commandbus.redrive) > 2 then raise lock_not_available; end if;"
+            " return new; end $$"
+        )
+        bus.run(
+            "create trigger no_more before insert on commandbus.redrive for each row execute function public.full()"
+        )
+    what = {
+        "group": f"{DOMAIN}/{group_of(sync_pool, 'NO_STOCK').failure_key}",
+        "command": [f"{DOMAIN}/{i}" for i in world.parked],
+        "rate": "1",
+    }
+    answer = operator.post("/api/redrives", what)
+    (begun,) = redrives_of(sync_pool)
+    assert answer.status_code == 201
+    assert answer.get_json()["redrives"] == [str(begun.redrive_id)]
+    assert answer.get_json()["refused"] == ["1 of them could not begin: the database refused."]
+    assert operator.post("/api/redrives", what).status_code >= 500, "nothing was begun"
+
+
+def test_groups_of_several_domains_are_shown_before_they_are_sent(
+    operator: Browser, world: World, database_url: str, sync_pool: CommandBusPool
+) -> None:
+    assert world.parked
+    with open_bus(database_url) as bus:
+        park(bus, 3)
+        bus.create_domain("ship")
+        bus.park(1, domain="ship")
+    groups = [f"{one.domain}/{one.failure_key}" for one in TroubleshootingQueue(sync_pool).list_failure_groups()]
+    assert len(groups) == 3
+    text = operator.get("/redrives/new", query_string={"group": [*groups, f"{DOMAIN}/{uuid4()}"]}).text
+    assert [text.count(f'text-heading">{n}</span> of ') for n in (1, 2, 3)] == [1, 1, 1]
+    assert "1 of the groups are empty by now" in text
 
 
 @pytest.mark.parametrize("path", ["/redrives", "/api/redrives"])

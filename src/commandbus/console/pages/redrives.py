@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from flask import Blueprint, abort, flash, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
@@ -11,11 +12,12 @@ from commandbus.console.charts import Share, shares
 from commandbus.console.decisions import Chosen, Name, read_chosen
 from commandbus.console.forms import Form, posted
 from commandbus.console.once import SENT_ALREADY
+from commandbus.console.recent import recent
 from commandbus.console.records import facts, json_or_errors, plain, refused
 from commandbus.console.security import user, wants_json
 from commandbus.console.state import console
-from commandbus.errors import InvalidOperationError, QueueNotFoundError
-from commandbus.models import Redrive, RedriveProgress, RedriveStatus
+from commandbus.errors import CommandBusError, InvalidOperationError, QueueNotFoundError
+from commandbus.models import FailureGroup, Redrive, RedriveProgress, RedriveStatus
 
 page = Blueprint("redrives", __name__)
 
@@ -142,6 +144,7 @@ def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
     if form.errors:
         return refused(form) if wants_json() else (_show(redrive_id, form), 422)
     status = getattr(console().redrives, action)(redrive_id, user().name, reason)
+    recent().forget()
     if wants_json():
         return jsonify(redrive_id=str(redrive_id), status=status)
     words = {"pause": "Paused: it queues no more until you resume it.", "resume": "It goes on.", "stop": "Stopped."}
@@ -155,12 +158,23 @@ def _start(chosen: Chosen, domain: str | None, options: dict[str, Any]) -> Start
     whats += [(name, {"failure_key": key}) for name, key in chosen.groups]
     for name in dict.fromkeys(name for name, _ in chosen.commands):
         whats.append((name, {"command_ids": [one for of, one in chosen.commands if of == name]}))
-    for name, what in whats:
+    for place, (name, what) in enumerate(whats):
         try:
             found.redrives.append(console().redrives.start(name, operator=user().name, **what, **options))
         except (InvalidOperationError, QueueNotFoundError) as error:
             found.refusals.append(f"{name}: {error}.")
+        except (CommandBusError, psycopg.Error) as error:
+            if not found.redrives:
+                raise
+            found.refusals.append(_broke_off(error, len(whats) - place))
+            break
+    recent().forget()
     return found
+
+
+def _broke_off(error: CommandBusError | psycopg.Error, left: int) -> str:
+    why = str(error).rstrip(".") if isinstance(error, CommandBusError) else "the database refused"
+    return f"{left:,} of them could not begin: {why}."
 
 
 def _tell(started: Started) -> ResponseReturnValue:
@@ -179,16 +193,17 @@ def _find(form: Form) -> list[Row]:
 
 
 def _now(redrive_id: UUID) -> Now:
-    progress = console().redrives.get(redrive_id)
+    progress = recent().redrive(redrive_id)
     if progress is None:
         abort(404)
     redrive = progress.redrive
-    ended = progress.completed + progress.failed + progress.canceled + progress.again
+    ended = progress.completed + progress.failed + progress.canceled + progress.again + progress.forgotten
     under_way = max(redrive.sent_count - ended, 0)
     parts = (
         ("completed", "success", progress.completed),
         ("failed or canceled", "danger", progress.failed + progress.canceled),
         ("failed again", "warning", progress.again),
+        ("forgotten", "neutral", progress.forgotten),
         ("under way", "info", under_way),
         ("refused", "neutral", redrive.refused_count),
     )
@@ -199,7 +214,7 @@ def _now(redrive_id: UUID) -> Now:
 
 def _workers(domain: str) -> tuple[int, bool]:
     """Return how many workers of a domain live, and whether an operator holds it."""
-    overview = console().operations.overview(domain)
+    overview = [one for one in recent().overview() if one.domain == domain]
     return sum(one.workers for one in overview), any(one.paused_at is not None for one in overview)
 
 
@@ -209,7 +224,7 @@ def _bar_of(redrive: Redrive) -> tuple[Share, ...]:
 
 
 def _plain(now: Now) -> dict[str, Any]:
-    counts = {name: getattr(now.progress, name) for name in ("completed", "failed", "canceled", "again")}
+    counts = {name: getattr(now.progress, name) for name in ("completed", "failed", "canceled", "again", "forgotten")}
     found = {**plain(now.progress.redrive), **counts, "under_way": now.under_way, "left": now.left}
     return {"redrive": found, "workers": now.workers, "is_domain_paused": now.is_domain_paused}
 
@@ -227,10 +242,17 @@ def _show_new(form: Form, chosen: Chosen) -> str:
     names: list[Name] = [*chosen.groups, *chosen.commands]
     concerned = sorted({name for name, _ in names}) or ([form.raw("domain")] if form.raw("domain") in domains else [])
     idle = [name for name in concerned if not _workers(name)[0]]
-    groups = [
-        group for domain, key in chosen.groups for group in console().tsq.list_failure_groups(domain, failure_key=key)
-    ]
+    groups = _groups(chosen.groups) if chosen.groups else []
     return render_template(
         "commandbus/pages/redrive_new.html",
         form=form, domains=domains, chosen=chosen, groups=groups, idle=idle, rate=DEFAULT_RATE,
     )  # fmt: skip
+
+
+def _groups(chosen: list[Name]) -> list[FailureGroup]:
+    """Return those of the chosen groups in which something waits, by one question."""
+    domains = {domain for domain, _ in chosen}
+    found = console().tsq.list_failure_groups(
+        domains.pop() if len(domains) == 1 else None, 1_000, failure_key=[key for _, key in chosen]
+    )
+    return [group for group in found if (group.domain, group.failure_key) in chosen]

@@ -69,7 +69,7 @@ class PostgresRedrives(Repository):
         return RedriveStatus(status)
 
     def step(self, domain: str) -> int:
-        """Queue again what is due; return how many redrives need more. Source: ``commandbus.sp_step_redrives``."""
+        """Queue again what is due; return how many redrives need another call soon. Source: ``commandbus.sp_step_redrives``."""
         running: int = self._value(
             "select commandbus.sp_step_redrives($1::text, $2::boolean)",
             (domain, self._settings.notify),
@@ -89,13 +89,13 @@ class PostgresRedrives(Repository):
         """Return one, and what became of its commands, or None. Source: ``commandbus.get_redrive``."""
         fields = ", ".join(f"(redrive).{name}" for name in _FIELDS)
         rows = self._rows(
-            f"select completed, failed, canceled, again, {fields} from commandbus.get_redrive($1::uuid)",  # noqa: S608
+            f"select completed, failed, canceled, again, forgotten, {fields} from commandbus.get_redrive($1::uuid)",  # noqa: S608
             (redrive_id,),
         )
         if not rows:
             return None
-        completed, failed, canceled, again, *redrive = rows[0]
-        return RedriveProgress(_to_redrive(tuple(redrive)), completed, failed, canceled, again)
+        completed, failed, canceled, again, forgotten, *redrive = rows[0]
+        return RedriveProgress(_to_redrive(tuple(redrive)), completed, failed, canceled, again, forgotten)
 
 
 def _to_redrive(row: tuple[Any, ...]) -> Redrive:
