@@ -3180,7 +3180,6 @@ $$;
 -- seconds also looks how deep the queue is, and how many messages were put into it since the last look; where that is
 -- longer ago than half a minute, nobody knows when they were.
 --
--- Returns  the time, as workers measure by it how long commands waited.
 -- Raises   CB005, CB007.
 -- Locks    the worker's row, then the domain's newest rows in throughput, by length.
 create function commandbus.sp_worker_beat(
@@ -3194,7 +3193,7 @@ create function commandbus.sp_worker_beat(
     p_waits       bigint[],
     p_runs        bigint[]
 )
-returns timestamptz
+returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3227,7 +3226,7 @@ begin
         order by t.at desc
         limit 1;
     elsif p_counts = '{0,0,0,0}' and p_waits = '{}' and p_runs = '{}' then
-        return clock_timestamp();
+        return;
     end if;
     insert into commandbus.throughput as t (
         domain, seconds, at, completed, failed, retried, parked, enqueued, last_id, depth, oldest_at, waits, runs)
@@ -3248,7 +3247,6 @@ begin
         oldest_at = case when v_looks then excluded.oldest_at else t.oldest_at end,
         waits = commandbus._add(t.waits, excluded.waits),
         runs = commandbus._add(t.runs, excluded.runs);
-    return clock_timestamp();
 end $$;
 
 -- commandbus._add: two histograms as one.

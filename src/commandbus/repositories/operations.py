@@ -1,7 +1,6 @@
 """What operators look at, and do to a whole domain; what workers tell about themselves."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from uuid import UUID
 
 from commandbus.models import DomainOverview, LeaseInfo, ThroughputPoint, WorkerInfo
@@ -69,18 +68,14 @@ class PostgresOperations(Repository):
         counts: Sequence[int],
         waits: Sequence[int],
         runs: Sequence[int],
-    ) -> datetime:
-        """Say that a worker (id, domain, host, pid, concurrency) lives; return the server's time.
-
-        Source: ``commandbus.sp_worker_beat``.
-        """
-        now: datetime = await self._value(
+    ) -> None:
+        """Say that a worker (id, domain, host, pid, concurrency) lives. Source: ``commandbus.sp_worker_beat``."""
+        await self._rows(
             "select commandbus.sp_worker_beat($1::uuid, $2::text, $3::text, $4::int, $5::int, $6::int, $7::bigint[],"
             " $8::bigint[], $9::bigint[])",
             (*worker, in_flight, plain_array(counts), plain_array(waits), plain_array(runs)),
             repeatable=False,
         )
-        return now
 
     async def gone(self, worker_id: UUID) -> None:
         """Say that a worker has ended. Source: ``commandbus.sp_worker_gone``."""

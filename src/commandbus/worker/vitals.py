@@ -49,7 +49,6 @@ class Vitals:
         self._redrives = PostgresRedrives(pool, settings)
         self._worker = (uuid4(), domain, socket.gethostname(), os.getpid(), concurrency)
         self._in_flight = in_flight
-        self._epoch = time.time() - time.monotonic()  # what the monotonic clock lacks; by the server's from a beat on
         self._reset()
 
     def _reset(self) -> None:
@@ -104,17 +103,15 @@ class Vitals:
         return _REDRIVE_INTERVAL if running else _INTERVAL
 
     async def beat(self) -> None:
-        """Tell what was done since the last beat; hear what time it is."""
+        """Tell what was done since the last beat."""
         counts, waits, runs = self._counts, self._waits, self._runs
         self._reset()
-        asked_at = time.monotonic()
         try:
-            now = await self._operations.beat(self._worker, self._in_flight(), counts, _short(waits), _short(runs))
+            await self._operations.beat(self._worker, self._in_flight(), counts, _short(waits), _short(runs))
         except BaseException:  # broken off, too: the last words come after that
             for mine, lost in ((self._counts, counts), (self._waits, waits), (self._runs, runs)):
                 mine[:] = map(sum, zip(mine, lost, strict=True))
             raise
-        self._epoch = now.timestamp() - (asked_at + time.monotonic()) / 2
 
     async def end(self) -> None:
         """Say the last words: what was done since the last beat, and that the worker is gone."""
