@@ -124,9 +124,9 @@ class View:
         return str(uuid4())
 
     @property
-    def latest(self) -> dict[str, object]:
-        """The live numbers, as old as they are."""
-        return self._numbers.latest()
+    def badges(self) -> dict[str, object]:
+        """The numbers beside the entries of the sidebar."""
+        return self._numbers.badges()
 
     @staticmethod
     def asset(path: str) -> str:

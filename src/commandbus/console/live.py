@@ -36,7 +36,6 @@ class Live:
 
     def __init__(self, max_streams: int, answers: Recent) -> None:
         self._recent = answers
-        self._snapshot: dict[str, Any] = {}
         self._free = threading.BoundedSemaphore(max(max_streams, 1))
         self._has_streams = max_streams > 0
         self._ended = threading.Event()
@@ -50,12 +49,17 @@ class Live:
         numbers = _numbers(self._recent.overview())
         seen = [numbers, _last_work(self._recent.points(None, Span.QUARTER))]
         version = sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
-        self._snapshot = {"version": version, **numbers}
-        return self._snapshot
+        return {"version": version, **numbers}
 
-    def latest(self) -> dict[str, Any]:
-        """Return the last snapshot, however old it is, without asking the database; empty before the first."""
-        return self._snapshot
+    def badges(self) -> dict[str, Any]:
+        """Return the numbers in the sidebar of every page, of at most a second ago; none where they are unknown.
+
+        Some pages have something to say without them, such as that of a schema that is not there yet.
+        """
+        try:
+            return _numbers(self._recent.overview())
+        except (CommandBusError, psycopg.Error):
+            return {}
 
     def slot(self) -> ExitStack | None:
         """Return the right to one stream, given back when it is closed, or None when there are too many."""

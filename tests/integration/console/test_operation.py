@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,6 @@ import pytest
 
 from commandbus.console import ConsoleSettings, create_app
 from commandbus.console.activity import Span
-from commandbus.console.live import EXTENSION as LIVE
 from commandbus.console.recent import EXTENSION, Recent
 from commandbus.migrate import grant
 from commandbus.sync import CommandBus, Operations, Redrives
@@ -251,7 +251,29 @@ def test_the_version_of_the_numbers_changes_with_them(app: Flask, operator: Brow
     second = operator.get("/api/live").get_json()
     assert second["version"] != first["version"]
     assert second["domains"][DOMAIN][0] == first["domains"][DOMAIN][0] + 1
-    assert app.extensions[LIVE].latest() == second
+
+
+def test_pages_say_how_many_wait_as_it_is_now_though_nobody_follows(
+    app: Flask, operator: Browser, world: World
+) -> None:
+    badge = re.compile(r'data-number="troubleshooting"[^>]*>(\d+)<')
+    assert badge.findall(operator.get("/send").text) == ["2", "2"]
+    operator.post("/troubleshooting/retry", {"command": f"{DOMAIN}/{world.parked[0]}"})
+    forget(app)
+    assert badge.findall(operator.get("/send").text) == ["1", "1"]
+
+
+def test_pages_that_do_without_the_numbers_are_shown_where_they_are_unknown(operator: Browser, direct_url: str) -> None:
+    run(direct_url, "drop function commandbus.overview(text) cascade")
+    assert operator.get("/health?look=verify").status_code == 200
+    assert operator.get("/").status_code >= 500
+
+
+def test_the_page_of_a_domain_takes_nothing_from_a_body(operator: Browser, world: World) -> None:
+    assert world.parked
+    answer = operator.open(f"/queues/{DOMAIN}", method="GET", data={"reason": "canary-4712"})
+    assert answer.status_code == 200
+    assert "canary-4712" not in answer.text
 
 
 def test_charts_are_drawn_while_the_database_s_clock_is_ahead(app: Flask, operator: Browser, direct_url: str) -> None:
