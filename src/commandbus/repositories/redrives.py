@@ -68,7 +68,7 @@ class PostgresRedrives(Repository):
         return RedriveStatus(status)
 
     async def step(self, domain: str) -> int:
-        """Queue again what is due; return how many redrives need another call soon. Source: ``commandbus.sp_step_redrives``."""
+        """Step redrives; return for how many to call again soon. Source: ``commandbus.sp_step_redrives``."""
         running: int = await self._value(
             "select commandbus.sp_step_redrives($1::text, $2::boolean)",
             (domain, self._settings.notify),

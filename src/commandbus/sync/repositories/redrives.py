@@ -69,7 +69,7 @@ class PostgresRedrives(Repository):
         return RedriveStatus(status)
 
     def step(self, domain: str) -> int:
-        """Queue again what is due; return how many redrives need another call soon. Source: ``commandbus.sp_step_redrives``."""
+        """Step redrives; return for how many to call again soon. Source: ``commandbus.sp_step_redrives``."""
         running: int = self._value(
             "select commandbus.sp_step_redrives($1::text, $2::boolean)",
             (domain, self._settings.notify),
