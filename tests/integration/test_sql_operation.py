@@ -425,7 +425,7 @@ def outcomes(bus: Bus, redrive_id: UUID) -> dict[str, int]:
 def let_end(bus: Bus, count: int, outcome: str) -> None:
     """Let the next commands of the queue end."""
     received = bus.receive(limit=count)
-    assert bus.settle(received, outcome, **errors(count, "PERMANENT" if outcome != "COMPLETED" else None)) == {}
+    assert bus.settle(received, outcome, **errors(count, "PERMANENT")) == {}
 
 
 def test_what_becomes_of_queued_commands_is_told_and_stays_told(bus: Bus) -> None:

@@ -13,8 +13,8 @@ import pytest
 from commandbus import CommandBus, CommandBusPool, Operations, Redrives, Worker
 from commandbus.settings import CommandBusSettings
 from commandbus.worker.vitals import Vitals
-from tests.integration.live import DOMAIN, rows, send_many, until, value
-from tests.integration.test_operations import counted, park
+from tests.integration.live import DOMAIN, park, rows, send_many, until, value
+from tests.integration.test_operations import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
