@@ -89,6 +89,7 @@ def test_the_console_of_the_demo_is_full_of_life_and_leaves_nothing(cli: Cli) ->
         assert process.wait(60) == 0
     said = (cli.directory / "log").read_text()
     assert f"console on http://127.0.0.1:{port}/" in said
+    assert "COMMANDBUS_DATABASE_URL='postgresql://" in said
     assert "Traceback" not in said
     assert leftovers(cli) == []
 
@@ -96,6 +97,7 @@ def test_the_console_of_the_demo_is_full_of_life_and_leaves_nothing(cli: Cli) ->
 def test_options_that_do_not_go_with_the_console_are_refused(cli: Cli) -> None:
     assert "add --console" in cli.refusal("demo", "--port", 9000, code=2)
     assert "--console has no --keep" in cli.refusal("demo", "--console", "--keep", code=2)
+    assert "--console has no --commands" in cli.refusal("demo", "--console", "--commands", "500", code=2)
 
 
 @pytest.mark.parametrize(("found", "verdict"), [(5, "all numbers are right"), (4, "NUMBERS ARE WRONG")])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commandbus.console.charts import Series, duration, line_chart, nice_ceiling, percentile, shares, short, sparkline
-from commandbus.console.looks import span
+from commandbus.console.looks import per_second, span
 
 START = datetime(2030, 1, 31, 12, tzinfo=UTC)
 NUMBERS = st.none() | st.floats(min_value=0, max_value=1e12)
@@ -80,6 +80,13 @@ def test_the_top_of_an_axis_is_near_and_never_below(value: float) -> None:
 )  # fmt: skip
 def test_numbers_are_short(value: float, words: str) -> None:
     assert short(value) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(10, "10/s"), (0.5, "0.5/s"), (1 / 9, "0.111/s"), (99.96, "100/s"), (12_345.6, "12,346/s")]
+)
+def test_rates_are_short(value: float, words: str) -> None:
+    assert per_second(value) == words
 
 
 def test_shares_fill_the_bar_as_far_as_they_go() -> None:

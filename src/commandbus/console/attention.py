@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from commandbus.console.looks import span
+from commandbus.console.looks import per_second, span
 from commandbus.models import DomainOverview, Redrive, RedriveStatus, WorkerInfo
 from commandbus.payload import counted
 
@@ -86,9 +86,7 @@ def _of_redrives(redrives: Sequence[Redrive]) -> Iterator[Need]:
             continue
         is_running = redrive.status is RedriveStatus.RUNNING
         title = f"A redrive of {redrive.domain} {'is running' if is_running else 'is paused'}"
-        text = (
-            f"{redrive.sent_count:,} of {counted(redrive.total_count, 'command')} sent, {redrive.rate:,.12g} per second"
-        )
+        text = f"{redrive.sent_count:,} of {counted(redrive.total_count, 'command')} sent, {per_second(redrive.rate)}"
         text += f", {redrive.failed_count:,} failed again" if redrive.failed_count else ""
         tone = "info" if is_running else "warning"
         yield Need(tone, title, text, "Look", "console.redrives.show", {"redrive_id": redrive.redrive_id})

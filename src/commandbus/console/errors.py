@@ -25,6 +25,7 @@ from commandbus.errors import (
 logger = logging.getLogger(__name__)
 
 _AGAIN_AFTER = 5  # seconds
+_AWAY = ("08", "57")  # classes of SQLSTATE: the connection, or the server, is lost
 _KEPT = ("Allow", "Retry-After")  # of Werkzeug's own headers
 _TITLES = {
     400: "That cannot be read",
@@ -90,13 +91,15 @@ def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
     logger.warning("the database refused a call of the console", extra={"sqlstate": error.sqlstate})
     if isinstance(error, InsufficientPrivilege):
         return _answer(
-            403, "The console's role may not do that: it needs the rights of an operator, see commandbus grant."
+            403,
+            "The console's role may not do that: it needs the rights of commandbus_operator to decide, and of"
+            " commandbus_app to send; see commandbus grant.",
         )
     if isinstance(error, LockNotAvailable | DeadlockDetected):
         return _answer(503, "Somebody else has it at the moment; try again.", title="Busy")
     if isinstance(error, QueryCanceled):
         return _answer(503, "The database took too long, and gave up (57014): try again.")
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+    if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in _AWAY:
         return _answer(503, "The database does not answer, or all connections are in use: try again.")
     return _answer(500, f"The database refused: {error.sqlstate or type(error).__name__}.")
 

@@ -189,7 +189,7 @@ def number(value: int | float | None) -> str:
 
 def per_second(value: float) -> str:
     """Return commands per second: 10/s."""
-    return f"{value:,.12g}/s"
+    return f"{value:,.0f}/s" if value >= 100 else f"{value:.3g}/s"
 
 
 def short(text: str) -> str:

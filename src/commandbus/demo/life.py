@@ -65,6 +65,7 @@ def run_console(port: int | None) -> None:
                 workers(url, processes, directory / f"{domain}.log", domain=domain, handlers=HANDLERS, options=options)
             )
         stack.enter_context(going_on(pool))
+        say(f"its database, for other programs: COMMANDBUS_DATABASE_URL={url!r}")
         serve(pool, settings, registry, lambda: say(f"console on {url_of(settings)}; end it with Ctrl-C"))
         say("closing the shop")
 
