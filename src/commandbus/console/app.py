@@ -125,7 +125,7 @@ class View:
 
     @property
     def latest(self) -> dict[str, object]:
-        """The live numbers, as old as they are."""
+        """The live numbers of some seconds ago, where somebody looked at them."""
         return self._numbers.latest()
 
     @staticmethod

@@ -213,9 +213,9 @@ def _from_session(settings: ConsoleSettings) -> User | None:
 
 
 def _from_bearer(settings: ConsoleSettings) -> User | None:
-    """Return a program that shows its token with each request. It looks only: it has no page to post from."""
+    """Return a program that shows its token with each request. It looks only: decisions have a name."""
     kind, _, token = request.headers.get("Authorization", "").partition(" ")
-    if not settings.has_tokens or kind.lower() != "bearer":
+    if not settings.has_tokens or kind.lower() != "bearer" or request.method not in _SAFE:
         return None
     role = check_login(settings, token.strip())
     return None if role is None else User("program", role)
@@ -233,7 +233,7 @@ def _ask_to_log_in(settings: ConsoleSettings) -> ResponseReturnValue:
         abort(401, "The proxy in front of the console does not say who you are.")
     if wants_json() or request.method not in _SAFE:
         abort(401, "Log in first.")
-    return redirect(url_for("console.login", next=request.full_path.rstrip("?")))
+    return redirect(url_for("console.login", next=request.script_root + request.full_path.rstrip("?")))
 
 
 def _check_origin(settings: ConsoleSettings) -> None:

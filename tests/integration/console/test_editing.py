@@ -11,6 +11,7 @@ from commandbus import HandlerRegistry
 from commandbus.console import ConsoleSettings, create_app
 from commandbus.sync import CommandBus
 from tests.integration.console.browser import CANARY, DOMAIN, OPERATOR_TOKEN, TOKENS, Browser
+from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
     from commandbus import HandlerContext
@@ -65,6 +66,28 @@ def test_an_edited_command_is_queued_with_its_new_data_and_both_versions_stay(
     text = operator.get(answer.headers["Location"]).text
     assert f'tone-danger">-   &#34;secret&#34;: &#34;{CANARY}&#34;' in text
     assert 'tone-success">+   &#34;amount&#34;: 7' in text
+
+
+@pytest.mark.parametrize(
+    ("number", "is_told"),
+    [
+        ("0.12345678901234567890", True),
+        ("-1234567890.1234567891e2", True),
+        ("12345678901234567890", False),
+        ("123456789012.345", False),
+        ("0.1", False),
+        ("1e300", False),  # stored as an integer
+    ],
+)
+def test_a_number_with_more_digits_than_are_kept_is_told(
+    operator: Browser, viewer: Browser, world: World, direct_url: str, number: str, is_told: bool
+) -> None:
+    with open_bus(direct_url) as bus:
+        statement = "update commandbus.payload_archive set message = jsonb_set(message, '{data}', %s::jsonb)"
+        data = f'{{"prices": [{{"a": 1, "b": [{number}]}}], "c": "0.12345678901234567890"}}'
+        assert bus.run(f"{statement} where command_id = %s", data, world.parked[0]) == 1
+    for browser in (operator, viewer):
+        assert ("it is shown rounded" in browser.get(address(world)).text) is is_told
 
 
 def test_data_that_does_not_fit_the_model_is_refused_field_by_field_and_kept(

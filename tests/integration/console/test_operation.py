@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from commandbus.console import ConsoleSettings, create_app
+from commandbus.console import ConsoleSettings, create_app, live
 from commandbus.console.activity import Span
-from commandbus.console.live import EXTENSION as LIVE
 from commandbus.console.recent import EXTENSION, Recent
 from commandbus.migrate import grant
 from commandbus.sync import CommandBus, Operations, Redrives
@@ -251,7 +251,23 @@ def test_the_version_of_the_numbers_changes_with_them(app: Flask, operator: Brow
     second = operator.get("/api/live").get_json()
     assert second["version"] != first["version"]
     assert second["domains"][DOMAIN][0] == first["domains"][DOMAIN][0] + 1
-    assert app.extensions[LIVE].latest() == second
+
+
+def test_the_number_in_the_sidebar_is_of_now_or_not_told(
+    operator: Browser, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    badge = re.compile(r'data-number="troubleshooting"( hidden)?>(\d+)<')
+    assert operator.get("/api/live").get_json()["troubleshooting"] == len(world.parked)
+    assert badge.findall(operator.get("/send").text) == [("", "2")] * 2
+    monkeypatch.setattr(live, "_FRESH", 0.0)
+    assert badge.findall(operator.get("/send").text) == [(" hidden", "0")] * 2
+
+
+def test_the_page_of_a_domain_takes_nothing_from_a_body(operator: Browser, world: World) -> None:
+    assert world.parked
+    answer = operator.open(f"/queues/{DOMAIN}", method="GET", data={"reason": "canary-4712"})
+    assert answer.status_code == 200
+    assert "canary-4712" not in answer.text
 
 
 def test_charts_are_drawn_while_the_database_s_clock_is_ahead(app: Flask, operator: Browser, direct_url: str) -> None:

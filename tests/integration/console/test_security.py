@@ -267,6 +267,26 @@ def test_a_session_ends_with_its_token_and_with_logout(make_app: MakeApp) -> Non
     assert old.get("/commands").status_code == 302
 
 
+def test_a_login_leads_back_where_somebody_wanted_to_go_wherever_the_console_is_mounted(app: Flask) -> None:
+    browser = Browser(app, environment={"SCRIPT_NAME": "/ops"})
+    answer = browser.get("/commands?status=FAILED&text=a%26b")
+    assert answer.status_code == 302
+    assert answer.headers["Location"].startswith("/ops/login?")
+    form = {"name": "ada", "token": OPERATOR_TOKEN, "csrf_token": browser.csrf_token("/login")}
+    answer = browser.post_raw(answer.headers["Location"].removeprefix("/ops"), form)
+    assert answer.headers["Location"] == "/ops/commands?status=FAILED&text=a%26b"
+
+
+def test_a_program_with_a_bearer_token_decides_nothing(app: Flask, world: World, unchanged: Any) -> None:
+    headers = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+    program = Browser(app)
+    token = program.get("/send", headers=headers).text.partition('name="csrf_token" value="')[2].partition('"')[0]
+    for path in ("/troubleshooting/cancel", "/api/troubleshooting/cancel"):
+        answer = program.post_raw(path, {**decision(world), "csrf_token": token}, headers=headers)
+        assert answer.status_code == 401, path
+    assert unchanged()
+
+
 def test_a_program_reads_with_a_bearer_token(app: Flask, world: World) -> None:
     def get(token: str) -> int:
         return Browser(app).get("/api/troubleshooting", headers={"Authorization": f"Bearer {token}"}).status_code

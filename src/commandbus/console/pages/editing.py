@@ -1,5 +1,6 @@
 """Edit and retry: other data for a command that waits, checked by its handler's model."""
 
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ page = Blueprint("editing", __name__)
 
 MAX_REASON = 2_000
 _MOST_PROBLEMS = 50
+_EXACT = 15  # digits that every float keeps
 
 Problem = tuple[str, str]
 
@@ -91,6 +93,18 @@ def _problems(command: CommandMetadata, data: dict[str, Any]) -> list[Problem]:
     return []
 
 
+def _may_be_rounded(value: Any) -> bool:  # noqa: ANN401  (any JSON)
+    """Return whether a number may have had more digits where it is stored, which JSON of Python does not keep."""
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, float) and len(Decimal(repr(one)).as_tuple().digits) > _EXACT:
+            return True
+        if isinstance(one, dict | list):
+            rest += one.values() if isinstance(one, dict) else one
+    return False
+
+
 def _show(command: CommandMetadata, form: Form, problems: list[Problem]) -> str:
     message = console().bus.get_message(command.domain, command.command_id)
     model = _model(command)
@@ -100,6 +114,7 @@ def _show(command: CommandMetadata, form: Form, problems: list[Problem]) -> str:
         form=form,
         problems=problems,
         text=None if message is None else pretty(shown(message.data)),
+        may_be_rounded=message is not None and _may_be_rounded(message.data),
         waits=command.status is CommandStatus.IN_TROUBLESHOOTING_QUEUE,
         is_checked=_is_checked(command),
         has_registry=console().registry is not None,

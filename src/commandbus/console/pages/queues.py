@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import MultiDict
 
 from commandbus.console.activity import Charts, Span, Sparks
 from commandbus.console.attention import needs
@@ -59,7 +60,7 @@ def show_json() -> ResponseReturnValue:
 @page.get("/queues/<domain>")
 def detail(domain: str) -> ResponseReturnValue:
     """Show one domain: its charts, its workers, and what they have."""
-    return _show(domain, Form(request.form))
+    return _show(domain, Form(MultiDict()))
 
 
 @page.get("/api/queues/<domain>")
