@@ -124,9 +124,9 @@ class View:
         return str(uuid4())
 
     @property
-    def badges(self) -> dict[str, object]:
-        """The numbers beside the entries of the sidebar."""
-        return self._numbers.badges()
+    def latest(self) -> dict[str, object]:
+        """The live numbers of some seconds ago, where somebody looked at them."""
+        return self._numbers.latest()
 
     @staticmethod
     def asset(path: str) -> str:

@@ -28,6 +28,7 @@ live = Blueprint("live", __name__)
 
 EXTENSION = "commandbus_console_live"
 _PAUSE = 2.0  # seconds between looks of a stream
+_FRESH = 10.0  # seconds that a snapshot is told as the latest
 _LONGEST = 300.0  # seconds of one stream; browsers come back by themselves
 
 
@@ -36,6 +37,8 @@ class Live:
 
     def __init__(self, max_streams: int, answers: Recent) -> None:
         self._recent = answers
+        self._snapshot: dict[str, Any] = {}
+        self._taken = 0.0
         self._free = threading.BoundedSemaphore(max(max_streams, 1))
         self._has_streams = max_streams > 0
         self._ended = threading.Event()
@@ -49,17 +52,12 @@ class Live:
         numbers = _numbers(self._recent.overview())
         seen = [numbers, _last_work(self._recent.points(None, Span.QUARTER))]
         version = sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
-        return {"version": version, **numbers}
+        self._snapshot, self._taken = {"version": version, **numbers}, time.monotonic()
+        return self._snapshot
 
-    def badges(self) -> dict[str, Any]:
-        """Return the numbers in the sidebar of every page, of at most a second ago; none where they are unknown.
-
-        Some pages have something to say without them, such as that of a schema that is not there yet.
-        """
-        try:
-            return _numbers(self._recent.overview())
-        except (CommandBusError, psycopg.Error):
-            return {}
+    def latest(self) -> dict[str, Any]:
+        """Return the last snapshot without asking the database; empty before the first, and when it is old."""
+        return self._snapshot if time.monotonic() - self._taken < _FRESH else {}
 
     def slot(self) -> ExitStack | None:
         """Return the right to one stream, given back when it is closed, or None when there are too many."""
