@@ -21,8 +21,8 @@ pytestmark = pytest.mark.direct("it looks at what one connection did")
 COMMANDS = 100_000
 # A search by text or type looks at 15,000 commands at a time; what waits, a tenth, is counted for several numbers.
 MOST_READ = 31_000
-# The audit is read by summaries of its pages, in pieces: see test_sql_plans.py. Each page that a summary names counts as
-# ten entries, for every piece that is tried; how many are depends on how fast the fill was.
+# The audit is read by summaries of its pages, in pieces: see test_sql_plans.py. Each page that a summary names counts
+# as ten entries, for every piece that is tried; how many there are depends on how fast the fill was.
 MOST_AUDIT = 250_000
 # Here all scheduled commands are of one domain, which counts them.
 LARGE = [table for table in TABLES if table != "commandbus.scheduled"]
