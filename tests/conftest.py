@@ -108,6 +108,7 @@ def database_url(
     """The same database as programs reach it: through PgBouncer when the run is about that."""
     if pooler is None:
         return direct_url
+    pooler.revive()
     if request.node.get_closest_marker("listens") is not None:
         monkeypatch.setenv("COMMANDBUS_LISTEN_DATABASE_URL", direct_url)
     return pooler.url(direct_url)
@@ -139,4 +140,6 @@ def sync_pool(database_url: str) -> Iterator[SyncCommandBusPool]:
 def empty_database_url(server: Server, pooler: PgBouncer | None) -> Iterator[str]:
     """An empty database for one test, as programs reach it: no PGMQ, no history."""
     with server.database() as url:
+        if pooler is not None:
+            pooler.revive()
         yield url if pooler is None else pooler.url(url)

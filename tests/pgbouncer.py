@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from tests.cli_process import wait_for
 from tests.support import Server, missing, scratch_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pytest
 
@@ -49,12 +50,33 @@ LISTENS = "listens: with --pgbouncer the library gets a direct way to the server
 _left_out: Counter[str] = Counter()
 
 
-@dataclass(frozen=True)
+@dataclass
 class PgBouncer:
     """A running PgBouncer, which leads to every database of one server."""
 
     directory: Path
     user: str
+    server: Server
+    start: Callable[[], subprocess.Popen[bytes]]
+
+    def __post_init__(self) -> None:
+        self.process = self._begin()
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        process = self.start()
+        wait_for(lambda: _answers(self.url(self.server.maintenance_url)) or process.poll() is not None)
+        assert process.poll() is None, (self.directory / "log").read_text()
+        return process
+
+    def revive(self) -> None:
+        """Start another one where it has ended, and tell what it said last.
+
+        Seen once in some ten thousand tests: that says something of PgBouncer, and nothing of who comes next.
+        """
+        if self.process.poll() is not None:
+            words = (self.directory / "log").read_text()[-500:]
+            print(f"PgBouncer ended by itself: {words}", file=sys.__stderr__)
+            self.process = self._begin()
 
     def url(self, direct_url: str) -> str:
         """Return the URL of the same database through the pooler."""
@@ -86,14 +108,13 @@ def pgbouncer(server: Server, more: str = "") -> Iterator[PgBouncer]:
         if account is not None:
             os.chown(directory, account.pw_uid, account.pw_gid)
             identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-        with subprocess.Popen((program, "--quiet", str(directory / "ini")), cwd="/", **identity) as process:
-            try:
-                found = PgBouncer(directory, user)
-                wait_for(lambda: _answers(found.url(server.maintenance_url)) or process.poll() is not None)
-                assert process.poll() is None, (directory / "log").read_text()
-                yield found
-            finally:
-                process.terminate()
+        command = (program, "--quiet", str(directory / "ini"))
+        found = PgBouncer(directory, user, server, lambda: subprocess.Popen(command, cwd="/", **identity))
+        try:
+            yield found
+        finally:
+            found.process.terminate()
+            found.process.wait()
 
 
 def _account(host: str) -> pwd.struct_passwd | None:
