@@ -91,9 +91,15 @@ def template_database(server: Server, request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.fixture
-def direct_url(server: Server, template_database: str, request: pytest.FixtureRequest) -> Iterator[str]:
+def template_of_test(template_database: str) -> str:
+    """The name of the database that the test's own begins as a copy of."""
+    return template_database
+
+
+@pytest.fixture
+def direct_url(server: Server, template_of_test: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """A migrated database for one test, past any PgBouncer; afterwards every batch's counters must equal a recount."""
-    with server.database(template_database) as url:
+    with server.database(template_of_test) as url:
         if request.config.getoption("--hostile"):
             server.set_path(url, "")
         yield url

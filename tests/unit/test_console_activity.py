@@ -92,8 +92,8 @@ def test_each_need_is_named_with_its_place_and_the_most_urgent_comes_first() -> 
         ("warning", "late falls behind", "the oldest of 5 commands waits for 2 h; 1 worker at it"),
         ("warning", "1,200 commands wait for a decision", "torn 1,200"),
         ("warning", "1 worker of pay went silent", "last heard of 21 s ago: host-a 17"),
-        ("warning", "A redrive of pay is paused", "40 of 100 commands sent, 0.5 per second, 3 failed again"),
-        ("info", "A redrive of pay is running", "40 of 100 commands sent, 0.5 per second, 3 failed again"),
+        ("warning", "A redrive of pay is paused", "40 of 100 commands sent, 0.5/s, 3 failed again"),
+        ("info", "A redrive of pay is running", "40 of 100 commands sent, 0.5/s, 3 failed again"),
     ]
     places = {need.endpoint for need in found}
     assert places == {"console.queues.detail", "console.troubleshooting.find", "console.redrives.show"}
@@ -101,7 +101,7 @@ def test_each_need_is_named_with_its_place_and_the_most_urgent_comes_first() -> 
 
 def test_a_high_rate_is_written_without_exponent() -> None:
     (need,) = needs([], [], [replace(REDRIVE, rate=1_500)], NOW)
-    assert "1,500 per second" in need.text
+    assert "1,500/s" in need.text
 
 
 def test_what_is_known_is_kept_and_its_newest_piece_is_taken_anew() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -10,9 +11,12 @@ from commandbus.console import ConsoleSettings, create_app
 from tests.integration.console.browser import OPERATOR_TOKEN, TOKENS, VIEWER_TOKEN, Browser, World, make_world
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flask import Flask
 
     from commandbus.sync import CommandBusPool
+    from tests.support import Server
 
 
 class MakeApp(Protocol):
@@ -39,10 +43,26 @@ def app(make_app: MakeApp) -> Flask:
     return make_app(**TOKENS)
 
 
+@pytest.fixture(scope="session")
+def made_world(server: Server, template_database: str) -> Iterator[tuple[World, str]]:
+    """Something of everything, made once, and the name of the database that it is in."""
+    with server.database(template_database) as url:
+        yield make_world(url), server.database_name(url)
+
+
 @pytest.fixture
-def world(database_url: str) -> World:
+def template_of_test(template_database: str, request: pytest.FixtureRequest) -> str:
+    """For tests with a world, the database that has it."""
+    if "world" not in request.fixturenames:
+        return template_database
+    _, name = request.getfixturevalue("made_world")
+    return str(name)
+
+
+@pytest.fixture
+def world(made_world: tuple[World, str]) -> World:
     """Something of everything, in the test's database."""
-    return make_world(database_url)
+    return deepcopy(made_world[0])
 
 
 @pytest.fixture
