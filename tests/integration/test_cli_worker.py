@@ -132,7 +132,7 @@ def test_a_worker_spares_the_collector_what_it_has_loaded(cli: Cli, processes: i
     url = str(cli.url)
     ids = send(url, 5, "Collect")
     with cli.started(*arguments("--processes", processes)) as process:
-        wait_for(lambda: count(url, "COMPLETED") == len(ids))
+        wait_for(lambda: len(started(cli)) == processes and count(url, "COMPLETED") == len(ids))
         assert stop(process)[0] == 0
 
 
