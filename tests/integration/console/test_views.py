@@ -72,7 +72,7 @@ def wrong_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
     class Off(datetime, metaclass=_Wrong):
         @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]  # of datetime
             return datetime.now(tz) + off
 
     for name, module in list(sys.modules.items()):
