@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -290,3 +291,29 @@ async def test_workers_that_start_together_in_a_new_domain_all_start(pool: Comma
     await asyncio.gather(*(worker.stop() for worker in workers))
     await asyncio.gather(*runs)
     assert await bus.create_domain("fresh") is False
+
+
+async def test_a_cancel_that_python_loses_ends_a_worker_that_starts(pool: CommandBusPool) -> None:
+    loop = asyncio.get_running_loop()
+    worker = make_worker(pool, fine())
+    run = asyncio.create_task(worker.run(poll_interval=60))
+
+    def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(coroutine, loop=loop, **options)
+        if coroutine.__qualname__ == "Event.wait" and asyncio.current_task() is run:
+            task.add_done_callback(lambda _: run.cancel())  # as the pool's first connections are there
+        return task
+
+    async def is_decided() -> bool:
+        return run.done() or worker.is_running
+
+    loop.set_task_factory(make_task)
+    try:
+        await until(is_decided)
+    finally:
+        loop.set_task_factory(None)
+    # The wait of later Pythons has no task that could be met like this, and loses nothing.
+    assert run.done() or sys.version_info >= (3, 12)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run

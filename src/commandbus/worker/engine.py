@@ -19,6 +19,7 @@ from commandbus.repositories import PostgresCommandRepository
 from commandbus.repositories.command import Delivery
 from commandbus.retry import RELEASE, RetryPolicy, Settlement, settle_error
 from commandbus.worker.backoff import TROUBLE, Backoff
+from commandbus.worker.cancels import Cancels
 from commandbus.worker.execute import Runner
 from commandbus.worker.leases import LeaseKeeper, make_extender
 from commandbus.worker.listen import Listener
@@ -173,7 +174,9 @@ class Engine:
 
     async def _read(self) -> None:
         backoff = Backoff()
+        cancels = Cancels()
         while not self._stopping:
+            cancels.check()
             self._freed.clear()
             room = self._room()
             if room == 0:

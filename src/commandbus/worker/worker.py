@@ -20,6 +20,7 @@ from commandbus.payload import check_count, check_domain, check_timeout, clean_t
 from commandbus.repositories import PgmqClient, PostgresCommandRepository
 from commandbus.repositories._base import check_pool, settings_of
 from commandbus.retry import RetryPolicy, Settlement, settle_error, settle_result
+from commandbus.worker.cancels import Cancels
 from commandbus.worker.connections import listening, open_now, own_pool
 from commandbus.worker.engine import Engine, RunOptions
 from commandbus.worker.housekeeping import keep_house
@@ -228,9 +229,11 @@ class Worker:
         self._finished.clear()
         self._is_stop_asked = False
         self._task = asyncio.current_task()
+        cancels = Cancels()
         try:
             await open_now(own)
             await PgmqClient(own, self._settings).create_domain(self._domain)
+            cancels.check()
             if self._is_stop_asked:
                 return
             commands = PostgresCommandRepository(own, self._settings)
