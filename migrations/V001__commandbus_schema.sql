@@ -145,8 +145,11 @@ create table commandbus.audit (
 alter sequence commandbus.audit_audit_id_seq owned by commandbus.audit.audit_id;
 create table commandbus.audit_default partition of commandbus.audit default;
 
--- query_audit, a span of time. Rows arrive in its order, so a summary per 128 kB will do.
-create index audit_ts_idx on commandbus.audit using brin (ts) with (pages_per_range = 16, autosummarize = on);
+-- query_audit, a span of time, and which blocks of it may hold a kind of event. Rows arrive in time's order, so a
+-- summary per 128 kB will do.
+create index audit_ts_idx on commandbus.audit
+    using brin (ts, event_type text_bloom_ops (n_distinct_per_range = 16))
+    with (pages_per_range = 16, autosummarize = on);
 -- query_audit, the events of a rare domain: which blocks may hold one.
 create index audit_domain_idx on commandbus.audit using brin (domain text_bloom_ops)
     with (pages_per_range = 16, autosummarize = on);
