@@ -16,6 +16,7 @@ from commandbus import (
     PermanentCommandError,
     PostgresAuditLogger,
     Redrives,
+    RetryPolicy,
     TransientCommandError,
     TroubleshootingQueue,
     Worker,
@@ -143,7 +144,8 @@ def make_world(url: str, texts: Sequence[tuple[str, str, str, str, str, str]] = 
 async def _make_world(url: str, texts: Sequence[tuple[str, str, str, str, str, str]]) -> World:
     world = World()
     async with CommandBusPool(database_url=url) as pool:
-        bus, worker, tsq = CommandBus(pool), Worker(pool, DOMAIN), TroubleshootingQueue(pool)
+        bus, tsq = CommandBus(pool), TroubleshootingQueue(pool)
+        worker = Worker(pool, DOMAIN, retry_policy=RetryPolicy(backoff_schedule=[3600]))  # no test waits that long
         await bus.create_domain(DOMAIN)
         for kind, code, message, reason, operator, name in texts:
             data = {"secret": CANARY, kind: [message, {code: reason}]}

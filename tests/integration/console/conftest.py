@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,12 +13,15 @@ from commandbus.console import ConsoleSettings, create_app
 from tests.integration.console.browser import OPERATOR_TOKEN, TOKENS, VIEWER_TOKEN, Browser, World, make_world
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from flask import Flask
 
     from commandbus.sync import CommandBusPool
     from tests.support import Server
+
+
+YOUNG = 60.0  # seconds; after five minutes messages count as old
 
 
 class MakeApp(Protocol):
@@ -44,10 +49,26 @@ def app(make_app: MakeApp) -> Flask:
 
 
 @pytest.fixture(scope="session")
-def made_world(server: Server, template_database: str) -> Iterator[tuple[World, str]]:
-    """Something of everything, made once, and the name of the database that it is in."""
-    with server.database(template_database) as url:
-        yield make_world(url), server.database_name(url)
+def young_world(server: Server, template_database: str) -> Iterator[Callable[[], tuple[World, str]]]:
+    """Something of everything, made for several tests, and the name of the database that it is in."""
+    made: tuple[World, str] | None = None
+    made_at = 0.0
+
+    def get() -> tuple[World, str]:
+        nonlocal made, made_at
+        if made is None or time.monotonic() - made_at > YOUNG:
+            url = databases.enter_context(server.database(template_database))
+            made, made_at = (make_world(url), server.database_name(url)), time.monotonic()
+        return made
+
+    with ExitStack() as databases:
+        yield get
+
+
+@pytest.fixture
+def made_world(young_world: Callable[[], tuple[World, str]]) -> tuple[World, str]:
+    """The world of this test, and the database to copy it from."""
+    return young_world()
 
 
 @pytest.fixture
