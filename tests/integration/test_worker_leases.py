@@ -11,6 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from psycopg.errors import UniqueViolation
+from pydantic import TypeAdapter, ValidationError
 
 from commandbus import (
     BusinessRuleException,
@@ -22,6 +24,7 @@ from commandbus import (
     InvalidOperationError,
     PermanentCommandError,
     StaleLeaseError,
+    TransientCommandError,
     Worker,
 )
 from tests.integration.live import (
@@ -350,6 +353,30 @@ async def test_commands_taken_by_hand_end_as_the_caller_says(bus: CommandBus, po
             await late(received[0], ValueError("too late"))
     await worker.complete(received[0], {"by": "hand"})  # said twice
     assert len(await replies_to(pool, ids[0])) == 1
+
+
+@pytest.mark.parametrize("end", ["fail_permanent", "fail_business_rule"])
+async def test_an_error_given_by_hand_is_stored_as_one_of_a_handler_is(
+    bus: CommandBus, pool: CommandBusPool, end: str
+) -> None:
+    await send_many(bus, 3)
+    statement = "insert into card values ('C4NARY'), ('C4NARY')"
+    with pytest.raises(UniqueViolation) as doubled:
+        await rows(pool, f"create temporary table card (number text constraint card_pk primary key); {statement}")
+    with pytest.raises(ValidationError) as unfit:
+        TypeAdapter(int).validate_python("C4NARY")
+    errors: list[Exception] = [doubled.value, unfit.value, TransientCommandError("SOLD_OUT", "none left", {"left": 0})]
+    worker = Worker(pool, DOMAIN)
+    stored = []
+    for received, error in zip(await worker.receive(3), errors, strict=True):
+        await getattr(worker, end)(received, error)
+        _, code, text, _ = await last_error(bus, received.command.command_id)
+        stored.append((code, text))
+    assert stored == [
+        ("UniqueViolation", '23505: duplicate key value violates unique constraint "card_pk"'),
+        ("ValidationError", "data: int_parsing"),
+        ("SOLD_OUT", "none left"),
+    ]
 
 
 async def test_a_lease_that_ran_out_by_hand_is_stale_once_somebody_else_has_it(

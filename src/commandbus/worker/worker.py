@@ -16,10 +16,10 @@ from commandbus.errors import (
 )
 from commandbus.handlers import HandlerRegistry
 from commandbus.maintenance import Maintenance
-from commandbus.payload import check_count, check_domain, check_timeout, clean_text
+from commandbus.payload import check_count, check_domain, check_timeout
 from commandbus.repositories import PgmqClient, PostgresCommandRepository
 from commandbus.repositories._base import check_pool, settings_of
-from commandbus.retry import RetryPolicy, Settlement, settle_error, settle_result
+from commandbus.retry import RetryPolicy, Settlement, recast, settle_error, settle_result
 from commandbus.worker.cancels import Cancels
 from commandbus.worker.connections import listening, open_now, own_pool
 from commandbus.worker.engine import Engine, RunOptions
@@ -161,7 +161,7 @@ class Worker:
             await self.fail_permanent(received, error)
             return
         if isinstance(error, PermanentCommandError | BusinessRuleException):
-            error = TransientCommandError(error.code, error.error_message, error.details)
+            error = recast(error, TransientCommandError)
         await self._settle(received, self._settlement_of(received, error))
 
     async def fail_permanent(self, received: ReceivedCommand, error: Exception) -> None:
@@ -170,9 +170,7 @@ class Worker:
         Raises:
             StaleLeaseError: as `complete`.
         """
-        if not isinstance(error, PermanentCommandError):
-            error = PermanentCommandError(*_code_and_text(error))
-        await self._settle(received, self._settlement_of(received, error))
+        await self._settle(received, self._settlement_of(received, recast(error, PermanentCommandError)))
 
     async def fail_business_rule(self, received: ReceivedCommand, error: Exception) -> None:
         """End an attempt whose command the business refuses: it is FAILED, and nobody needs to look at it.
@@ -180,9 +178,7 @@ class Worker:
         Raises:
             StaleLeaseError: as `complete`.
         """
-        if not isinstance(error, BusinessRuleException):
-            error = BusinessRuleException(*_code_and_text(error))
-        await self._settle(received, self._settlement_of(received, error))
+        await self._settle(received, self._settlement_of(received, recast(error, BusinessRuleException)))
 
     async def run(
         self,
@@ -301,7 +297,3 @@ class Worker:
             raise StaleLeaseError(
                 f"the lease of command {received.lease.command_id} is no longer held: nothing was stored"
             )
-
-
-def _code_and_text(error: Exception) -> tuple[str, str]:
-    return type(error).__name__[:100], clean_text(str(error))
