@@ -231,7 +231,7 @@ def test_the_password_comes_from_a_secret(cluster: StandIn, empty_database_url: 
     target = make_target(cluster, empty_database_url, password=None, secret="postgres")  # noqa: S106  (its name)
     with reach(target) as url:
         assert conninfo_to_dict(url)["password"] == PASSWORD
-    message = refusal(make_target(cluster, empty_database_url, password=None, secret="other"))  # noqa: S106
+    message = refusal(make_target(cluster, empty_database_url, password=None, secret="other"))  # noqa: S106  (its name)
     assert message == f'ClusterError: there is no secret "other" with entry "password" in namespace "{NAMESPACE}"'
 
 

@@ -132,7 +132,7 @@ class Worker:
                 await self._settle(one, self._settlement_of(one, one.problem))
         return received
 
-    async def complete(self, received: ReceivedCommand, result: Any | None = None) -> None:  # noqa: ANN401
+    async def complete(self, received: ReceivedCommand, result: Any | None = None) -> None:  # noqa: ANN401  (any JSON)
         """End an attempt: the work is done.
 
         Args:

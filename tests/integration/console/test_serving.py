@@ -84,7 +84,7 @@ def test_open_streams_end_with_it_at_once_and_quietly(cli: Cli) -> None:
 
 
 def test_an_open_door_is_refused_in_one_sentence(cli: Cli) -> None:
-    assert OPEN_DOOR in cli.refusal("console", "--host", "0.0.0.0", code=2)  # noqa: S104
+    assert OPEN_DOOR in cli.refusal("console", "--host", "0.0.0.0", code=2)  # noqa: S104  (refused)
     assert OPEN_DOOR in cli.refusal("console", "--host", "192.0.2.7", code=2)
 
 
