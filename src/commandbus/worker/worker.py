@@ -204,21 +204,9 @@ class Worker:
             InvalidOperationError: it runs already.
             DatabaseUnavailableError: the database cannot be reached at the start.
         """
-        check_count(concurrency, "concurrency", 1, MAX_CONCURRENCY)
-        check_timeout(poll_interval, "poll_interval", 0.01, _MAX_POLL_INTERVAL)
-        check_count(batch_size, "batch_size", 1, MAX_BATCH_SIZE)
+        options = self._run_options(concurrency, poll_interval, batch_size, use_notify=use_notify)
         if self._task is not None:
             raise InvalidOperationError("the worker runs already")
-        options = RunOptions(
-            domain=self._domain,
-            concurrency=concurrency,
-            poll_interval=poll_interval,
-            batch_size=batch_size,
-            visibility_timeout=self._visibility_timeout,
-            policy=self._policy,
-            max_result_bytes=self._settings.max_payload_bytes,
-            connect=listening(self._pool, self._settings) if use_notify and self._settings.notify else None,
-        )
         own = own_pool(self._pool, self._domain, self._settings)
         vitals = Vitals(own, self._settings, self._domain, concurrency, lambda: self.in_flight_count)
         beside: set[asyncio.Task[None]] = set()
@@ -279,6 +267,18 @@ class Worker:
             self._engine.cancel()
         if not await self._is_finished_within(_LAST_CALLS) and self._task is not None:
             self._task.cancel()
+
+    def _run_options(self, concurrency: int, poll_interval: float, batch_size: int, *, use_notify: bool) -> RunOptions:
+        return RunOptions(
+            domain=self._domain,
+            concurrency=check_count(concurrency, "concurrency", 1, MAX_CONCURRENCY),
+            poll_interval=check_timeout(poll_interval, "poll_interval", 0.01, _MAX_POLL_INTERVAL),
+            batch_size=check_count(batch_size, "batch_size", 1, MAX_BATCH_SIZE),
+            visibility_timeout=self._visibility_timeout,
+            policy=self._policy,
+            max_result_bytes=self._settings.max_payload_bytes,
+            connect=listening(self._pool, self._settings) if use_notify and self._settings.notify else None,
+        )
 
     async def _is_finished_within(self, timeout: float | None) -> bool:
         try:
