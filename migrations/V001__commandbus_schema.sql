@@ -218,8 +218,8 @@ create table commandbus.worker (
 ) with (fillfactor = 50);
 
 -- What workers did, in pieces of several lengths (see _pieces), and how deep the queue was then. waits and runs are
--- histograms: element i counts commands that took up to 2^(i-1) milliseconds, from their send to the handler, and in
--- the handler.
+-- histograms: element i counts commands that took up to 2^(i-1) milliseconds, in the queue until a handler had them, and
+-- in the handler.
 create table commandbus.throughput (
     domain     text        not null,
     seconds    int         not null, -- the length of the piece
@@ -1062,7 +1062,6 @@ declare
     v_now      timestamptz := clock_timestamp();  -- called in the condition, it would keep the index from being used
     v_ids      uuid[];
     v_messages jsonb[];
-    v_msg_ids  bigint[];
 begin
     if not exists (
         select from commandbus.scheduled s where s.domain = p_domain and s.due_at <= v_now
@@ -3368,7 +3367,8 @@ end $$;
 
 -- commandbus.overview: one row per domain: what waits, runs and needs somebody.
 --
--- Counts of messages are exact up to 10,000; leases and retries are counted up to that. A worker counts that was heard of in the last 20 seconds.
+-- Counts of messages are exact up to 10,000; leases and retries are counted up to that. A worker counts that was heard
+-- of in the last 20 seconds.
 create function commandbus.overview(p_domain text default null)
 returns table (
     domain       text,

@@ -163,7 +163,7 @@ class HandlerError(CommandBusError):
     Args:
         code: what happened, for programs; cut after 100 characters, and the class's name where it is empty.
         message: what happened, for people; stored up to 2,000 characters, so it should hold no secrets.
-        details: JSON object of further facts, stored with the attempt.
+        details: JSON object of further facts; those of a BusinessRuleException go into the reply, others nowhere.
     """
 
     def __init__(self, code: str, message: str, details: Mapping[str, Any] | None = None) -> None:

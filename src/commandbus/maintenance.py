@@ -57,7 +57,7 @@ class Maintenance:
         """
         report = MaintenanceReport()
         is_complete = True
-        for part in (_make_partitions, _forget_audit, _prune_commands, _prune_domains):
+        for part in (_make_partitions, _forget_throughput, _forget_audit, _prune_commands, _prune_domains):
             try:
                 if dry_run:
                     async with self._pool.connection() as connection, connection.transaction(force_rollback=True):
@@ -119,6 +119,9 @@ class _Round:
 
 async def _make_partitions(now: _Round) -> None:
     now.report.partitions_made.extend(_unless_busy(await now.steps.make_partitions(MONTHS_AHEAD)))
+
+
+async def _forget_throughput(now: _Round) -> None:
     while await now.steps.prune_throughput() >= STEP and not now.dry_run:
         pass
 

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,6 +30,8 @@ from commandbus.payload import (
 MAX_ATTEMPTS = 1_000
 MAX_DELAY = 31_536_000
 MAX_DETAILS_BYTES = 8_192
+
+E = TypeVar("E", bound=HandlerError)
 
 
 class Outcome(StrEnum):
@@ -162,6 +164,16 @@ def settle_error(error: BaseException, *, attempt: int, max_attempts: int, polic
             kind, reason = ErrorType.TRANSIENT, TsqReason.EXHAUSTED
     code, message, details = _describe(error)
     return Settlement(outcome, None, kind, code, message, details, reason, delay)
+
+
+def recast(error: Exception, kind: type[E]) -> E:
+    """Return an error as one that says *kind*, with the code, text and details that would be stored of it."""
+    if isinstance(error, kind):
+        return error
+    if isinstance(error, HandlerError):
+        return kind(error.code, error.error_message, error.details)
+    code, message, _ = _describe(error)
+    return kind(code, message)
 
 
 RELEASE = Settlement(Outcome.RELEASE)

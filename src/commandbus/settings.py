@@ -10,6 +10,7 @@ from commandbus.errors import InvalidArgumentError
 from commandbus.payload import MAX_PAYLOAD_BYTES, in_our_words
 from commandbus.retry import MAX_ATTEMPTS
 
+MAX_DAYS = 36_500  # that anything is kept
 _SCHEMA = re.compile(r'[A-Za-z_][A-Za-z0-9_$]{0,62}|"[^"\x00]{1,63}"')
 
 
@@ -119,11 +120,11 @@ class CommandBusSettings(EnvironmentSettings):
     max_payload_bytes: int = Field(default=MAX_PAYLOAD_BYTES, ge=1_024, le=67_108_864)
     default_max_attempts: int = Field(default=3, ge=1, le=MAX_ATTEMPTS)
     maintain: bool = True
-    keep_commands_days: int | None = Field(default=None, ge=1, le=36_500)
-    keep_payloads_days: int | None = Field(default=None, ge=1, le=36_500)
-    keep_audit_days: int | None = Field(default=None, ge=1, le=36_500)
-    keep_archives_days: int | None = Field(default=None, ge=1, le=36_500)
-    keep_replies_days: int | None = Field(default=None, ge=1, le=36_500)
+    keep_commands_days: int | None = Field(default=None, ge=1, le=MAX_DAYS)
+    keep_payloads_days: int | None = Field(default=None, ge=1, le=MAX_DAYS)
+    keep_audit_days: int | None = Field(default=None, ge=1, le=MAX_DAYS)
+    keep_archives_days: int | None = Field(default=None, ge=1, le=MAX_DAYS)
+    keep_replies_days: int | None = Field(default=None, ge=1, le=MAX_DAYS)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -24,7 +24,7 @@ def images() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def compose(images: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:  # noqa: ARG001
+def compose(images: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:  # noqa: ARG001  (they must be there)
     """The words that start Docker Compose."""
     return compose_program(tmp_path_factory.mktemp("compose"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from contextlib import closing
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 FILES = sorted(path.name for path in (ROOT / "migrations").glob("V*.sql"))
 LIBRARY = [name for name in FILES if "__e2e" not in name]
-GRACE = 40  # seconds, as docker-compose.yml has it
 
 
 def test_flyway_applies_the_librarys_migrations_and_no_other(stack: Stack) -> None:
@@ -87,11 +85,9 @@ def test_a_worker_that_is_stopped_settles_what_it_began_and_loses_nothing(stack:
     status = f"select status, attempts, count(*) from commandbus.command where command_id in ({ids}) group by 1, 2"
     wait_for(lambda: any(row[0] == "IN_PROGRESS" for row in stack.rows(status)), PATIENCE)
 
-    started = time.monotonic()
     stack.compose("stop", "worker")
 
-    assert time.monotonic() - started < GRACE
-    assert stack.state("worker")["ExitCode"] == 0
+    assert stack.state("worker")["ExitCode"] == 0  # not 137, as of one that is killed after its grace
     found = {(state, attempts): number for state, attempts, number in stack.rows(status)}
     assert set(found) == {("COMPLETED", 1), ("PENDING", 0)}
     stack.compose("start", "worker")

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+
+import pytest
 
 from commandbus.testing import apply_core_migrations, verify_migrations
 from tests.docker.build_images import POSTGRES_IMAGE, ROOT, run
 
-if TYPE_CHECKING:
-    import pytest
+pytestmark = pytest.mark.usefixtures("images")
 
 CHOSEN = ("tests/integration/test_support.py", "tests/integration/test_calls.py", "tests/integration/test_batches.py")
 
 
-def test_the_integration_tests_run_on_a_container(images: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_the_integration_tests_run_on_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMMANDBUS_TEST_IMAGE", POSTGRES_IMAGE)
     monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")  # one more image, which is not here
     before = run("docker", "ps", "--all", "--quiet")
@@ -34,10 +34,7 @@ def test_the_integration_tests_run_on_a_container(images: None, monkeypatch: pyt
     assert run("docker", "ps", "--all", "--quiet") == before
 
 
-def test_the_shared_library_migrates_a_started_container(
-    images: None,  # noqa: ARG001
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_shared_library_migrates_a_started_container(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
     from testcontainers.community.postgres import PostgresContainer
 

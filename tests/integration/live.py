@@ -200,13 +200,3 @@ def terminate(pool: CommandBusPool, condition: str = "true") -> int:
             f" and pid <> pg_backend_pid() and backend_type = 'client backend' and {condition}".encode()
         )
         return len(ended.fetchall())
-
-
-async def backends(pool: AsyncConnectionPool[Any]) -> int:
-    """Return how many other connections this test's database has."""
-    count = await value(
-        pool,
-        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-        " and backend_type = 'client backend'",
-    )
-    return int(count)

@@ -45,7 +45,7 @@ NO_TYPES: list[Any] = ["", "x" * 201, "a\0", "a\nb", "\ud800", None, 5, b"a", ["
 NO_IDS: list[Any] = [None, "", 0, 1, "abc", "0" * 32, f"{{{ID}}}", f"urn:uuid:{ID}", f"{ID} ", b"x" * 16, ["a"]]
 NO_COUNTS: list[Any] = [0, -1, True, 1.0, "1", None, float("nan"), 10**30, [1]]
 NO_SECONDS: list[Any] = [-1, True, "1", None, float("nan"), float("inf"), 10**30, [1]]
-NO_TIMES: list[Any] = [datetime(2026, 1, 1), "2026-01-01", 5, datetime.now(UTC).date()]  # noqa: DTZ001
+NO_TIMES: list[Any] = [datetime(2026, 1, 1), "2026-01-01", 5, datetime.now(UTC).date()]  # noqa: DTZ001  (without a zone on purpose)
 NO_TEXTS: list[Any] = ["", "a\0", "\ud800", 5, b"a", "x" * 3000]
 
 CYCLE: dict[str, Any] = {}
@@ -63,7 +63,7 @@ def nested(levels: int) -> dict[str, Any]:
 NO_VALUES: list[Any] = [
     {"a": float("nan")}, {"a": float("-inf")}, {"a": SECRET + "\0"}, {"\0": 1}, {"a": "\ud800"}, {"a": {1}},
     {"a": b"x"}, {"a": object()}, CYCLE, nested(65), {"a": "x" * 262_144}, {"a": 10**5000}, {1: 2}, {"a": {None: 1}},
-    {"a": datetime(2026, 1, 1)}, {"a": 1j},  # noqa: DTZ001
+    {"a": datetime(2026, 1, 1)}, {"a": 1j},  # noqa: DTZ001  (without a zone on purpose)
 ]  # fmt: skip
 NO_POOLS: list[Any] = [None, "postgresql:///app", object()]
 NO_DATA: list[Any] = [*NO_VALUES, None, [], "text", 5, b"x", object()]

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -19,7 +19,6 @@ from tests.cli_process import Cli, wait_for
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
 DOMAIN = "payments"
 HANDLERS = """
@@ -100,30 +99,32 @@ def started(cli: Cli) -> set[int]:
     return {line["pid"] for line in cli.log() if line["message"] == "worker started"}
 
 
-def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> tuple[int, float]:
-    """Send a signal; return exit code and seconds until the process ended."""
-    began = time.monotonic()
+def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
+    """Send a signal; return the exit code. It must come in half a minute: handlers that hang take longer."""
     process.send_signal(number)
-    return process.wait(30), time.monotonic() - began
+    return process.wait(30)
+
+
+def threads(process: subprocess.Popen[bytes]) -> int:
+    """Return how many threads a process has."""
+    return sum(1 for _ in Path(f"/proc/{process.pid}/task").iterdir())
 
 
 @pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
 def test_a_worker_stopped_under_load_loses_nothing(cli: Cli, processes: int, number: int) -> None:
     url = str(cli.url)
     send(url, 800)
-    options = ("--concurrency", 20, "--processes", processes, "--grace", 5)
+    options = ("--concurrency", 20, "--processes", processes, "--grace", 60)
     with cli.started(*arguments(*options, target="shop:make")) as process:
         wait_for(lambda: count(url, "COMPLETED") >= 100)
-        code, seconds = stop(process, number)
-    assert code == 0
-    assert seconds < 5
+        assert stop(process, number) == 0
     pending = count(url, "PENDING")
     assert pending > 0
     assert {status for status, _ in ask(url, ENDS)} == {"COMPLETED", "PENDING"}
     assert ask(url, f"select count(*) from pgmq.q_{DOMAIN}__commands where vt <= now()") == [(pending,)]
     with cli.started(*arguments("--concurrency", 100)) as process:
         wait_for(lambda: count(url, "COMPLETED") == 800)
-        assert stop(process)[0] == 0
+        assert stop(process) == 0
     assert set(ask(url, ENDS)) == {("COMPLETED", 1)}
 
 
@@ -133,7 +134,7 @@ def test_a_worker_spares_the_collector_what_it_has_loaded(cli: Cli, processes: i
     ids = send(url, 5, "Collect")
     with cli.started(*arguments("--processes", processes)) as process:
         wait_for(lambda: len(started(cli)) == processes and count(url, "COMPLETED") == len(ids))
-        assert stop(process)[0] == 0
+        assert stop(process) == 0
 
 
 def test_a_process_that_dies_is_replaced_and_reported(cli: Cli) -> None:
@@ -145,7 +146,7 @@ def test_a_process_that_dies_is_replaced_and_reported(cli: Cli) -> None:
         wait_for(lambda: len(started(cli)) == 3)
         ids = send(url, 50)
         wait_for(lambda: count(url, "COMPLETED") == len(ids))
-        assert stop(process)[0] == 0
+        assert stop(process) == 0
     (report,) = [line for line in cli.log() if line["message"].startswith("worker process ended unexpectedly")]
     assert (report["child"], report["exit_code"]) == (victim, -signal.SIGKILL)
 
@@ -163,9 +164,7 @@ def test_threads_that_do_not_end_are_left_behind(cli: Cli) -> None:
     send(url, 1, "Hang")
     with cli.started(*arguments("--grace", 0.5)) as process:
         wait_for(lambda: count(url, "IN_PROGRESS") == 1)
-        code, seconds = stop(process)
-    assert code == 3
-    assert seconds < 5.5
+        assert stop(process) == 3
     assert cli.log()[-1]["message"] == "handlers did not end in time, leaving them behind"
     assert ask(url, "select last_error_code from commandbus.command") == [("WORKER_STOPPED",)]
 
@@ -175,11 +174,10 @@ def test_a_second_signal_ends_even_a_blocked_process_at_once(cli: Cli) -> None:
     send(url, 1, "Block")
     with cli.started(*arguments()) as process:
         wait_for(lambda: count(url, "IN_PROGRESS") == 1)
+        before = threads(process)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)  # two equal signals in the same instant are one
-        code, seconds = stop(process)
-    assert code == 128 + signal.SIGTERM
-    assert seconds < 2
+        wait_for(lambda: threads(process) > before)  # its watchdog: two equal signals in the same instant would be one
+        assert stop(process) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(

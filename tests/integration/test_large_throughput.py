@@ -1,4 +1,4 @@
-"""A week of many domains before whoever looks at it for the first time: fast, and without reading older rows."""
+"""A week of many domains before whoever looks at it for the first time: without reading older rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ pytestmark = pytest.mark.direct("it looks at what one connection did")
 
 DOMAINS = 200
 SPANS = ((900, 10), (3_600, 30), (21_600, 180), (86_400, 600), (604_800, 3_600))
-MOST_SECONDS = 1.0  # 0.1 to 0.3 on two cores; the bound on rows is what holds on a busy machine too
 
 FILL = """
 insert into commandbus.throughput (domain, seconds, at, completed, enqueued, depth, oldest_at, waits, runs)
@@ -49,17 +48,16 @@ def test_a_span_of_any_length_reads_a_few_hundred_rows_per_domain(server: Server
         bus.run("vacuum analyze commandbus.throughput")
         for seconds, step in SPANS:
             with bus.connection.transaction(force_rollback=True):
-                before, began = fetched(bus), time.perf_counter()
+                before = fetched(bus)
                 found = bus.rows(
                     "select * from commandbus.list_throughput("
                     "null, pg_catalog.now() - pg_catalog.make_interval(secs => %s), %s)",
                     seconds,
                     step,
                 )
-                took, read = time.perf_counter() - began, fetched(bus) - before
+                read = fetched(bus) - before
             begun = int((time.monotonic() - filled) / step) + 1  # pieces that the fill knew nothing of
             assert seconds // step - begun <= len(found) <= seconds // step + 1
             assert {piece["completed"] for piece in found} == {5 * DOMAINS}
             assert sum(found[0]["runs"]) == 12 * DOMAINS * (DOMAINS + 1) // 2
             assert read <= 3 * DOMAINS * (seconds // step + 1), (seconds, read)
-            assert took < MOST_SECONDS, (seconds, took)

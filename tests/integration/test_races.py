@@ -63,7 +63,7 @@ async def test_of_64_senders_of_the_same_500_ids_one_sends_each(bus: CommandBus,
 
     async def send_all(seed: int) -> None:
         nonlocal refused
-        for command_id in random.Random(seed).sample(ids, len(ids)):  # noqa: S311
+        for command_id in random.Random(seed).sample(ids, len(ids)):
             try:
                 result = await bus.send(DOMAIN, "charge", command_id, {})
             except DuplicateCommandError:
@@ -85,7 +85,7 @@ async def test_of_overlapping_sets_each_is_sent_whole_or_refused_whole(bus: Comm
     ids = [uuid4() for _ in range(60)]
 
     async def send_set(seed: int) -> int:
-        chosen = random.Random(seed).sample(ids, 20)  # noqa: S311
+        chosen = random.Random(seed).sample(ids, 20)
         try:
             await bus.send_batch([SendRequest(DOMAIN, "charge", command_id, {}) for command_id in chosen])
         except DuplicateCommandError:
@@ -102,7 +102,7 @@ async def test_idempotent_senders_agree_on_one_message(bus: CommandBus) -> None:
     ids = [uuid4() for _ in range(20)]
 
     async def send_all(seed: int) -> dict[UUID, int]:
-        order = random.Random(seed).sample(ids, len(ids))  # noqa: S311
+        order = random.Random(seed).sample(ids, len(ids))
         sent = [await bus.send(DOMAIN, "charge", command_id, {}, idempotent=True) for command_id in order]
         return {result.command_id: result.msg_id for result in sent}
 

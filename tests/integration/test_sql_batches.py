@@ -275,13 +275,13 @@ def test_a_set_counts_once_per_batch(bus: Bus) -> None:
 
 def test_interleaved_batches_of_eight_workers_neither_deadlock_nor_miscount(bus: Bus) -> None:
     batch_ids = [bus.create_batch(completion_queue=REPLIES) for _ in range(12)]
-    random = Random(7)  # noqa: S311  (the same mix each run)
+    random = Random(7)
     for _ in range(40):
         for batch_id in random.sample(batch_ids, 12):
             bus.send(*new_ids(2), batch_id=batch_id)
 
     def work(own: Bus, number: int) -> int:
-        choices = Random(number)  # noqa: S311
+        choices = Random(number)
         ended = 0
         while received := own.receive(limit=20):
             outcomes = choices.choices(["COMPLETED", "FAILED", "TROUBLESHOOT"], [6, 2, 2], k=len(received))

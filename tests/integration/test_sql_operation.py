@@ -10,6 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.types.json import Jsonb
 
+from commandbus.console.attention import STALE
+from commandbus.operations import _KNOWN as KNOWN
 from tests.integration.sql_helpers import (
     DOMAIN,
     REPLIES,
@@ -520,8 +522,10 @@ def test_workers_are_seen_while_they_beat(bus: Bus) -> None:
     beat(bus, first, in_flight=3)
     assert [(w["worker_id"], w["in_flight"]) for w in bus.call("list_workers")] == [(first, 3), (second, 1)]
     assert [(row["workers"], row["capacity"]) for row in bus.call("overview")] == [(2, 10)]
-    bus.run("update commandbus.worker set seen_at = now() - interval '21 seconds' where worker_id = %s", first)
-    assert [(row["workers"], row["capacity"]) for row in bus.call("overview")] == [(1, 6)]
+    # The console calls the same ones silent.
+    for silence, alive in ((STALE - timedelta(seconds=8), (2, 10)), (STALE + timedelta(seconds=1), (1, 6))):
+        bus.run("update commandbus.worker set seen_at = now() - %s where worker_id = %s", silence, first)
+        assert [(row["workers"], row["capacity"]) for row in bus.call("overview")] == [alive]
     bus.call("sp_worker_gone", worker_id=second)
     assert [w["worker_id"] for w in bus.call("list_workers", domain=DOMAIN)] == [first]
 
@@ -568,6 +572,13 @@ def test_pieces_are_made_of_the_longest_that_are_kept(bus: Bus, seconds: int, le
     assert sum(piece["completed"] for piece in found) == 5
     assert found[-1]["depth"] == 2
     assert sum(sum(piece["waits"]) for piece in found) == 5
+
+
+def test_pieces_are_kept_for_longer_than_operations_promise(bus: Bus) -> None:
+    kept = {row["seconds"]: row["kept"] for row in bus.rows("select * from commandbus._pieces()")}
+    assert {length for length, _ in KNOWN} == set(kept)
+    for length, seconds in KNOWN:
+        assert kept[length] > timedelta(seconds=seconds + length)
 
 
 def test_short_pieces_are_forgotten_first_a_step_at_a_time(bus: Bus) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from psycopg.errors import UniqueViolation
+from pydantic import TypeAdapter, ValidationError
 
 from commandbus import (
     BusinessRuleException,
@@ -22,6 +24,7 @@ from commandbus import (
     InvalidOperationError,
     PermanentCommandError,
     StaleLeaseError,
+    TransientCommandError,
     Worker,
 )
 from tests.integration.live import (
@@ -77,14 +80,21 @@ async def test_a_handlers_own_extension_is_not_cut_short(bus: CommandBus, pool: 
         await context.extend_visibility(100)
         await gate(command, context)
 
-    command_id = await send(bus)
-    async with running(make_worker(pool, registry_of(charge=charge), visibility_timeout=1)):
-        await gate.began.wait()
-        await asyncio.sleep(0.8)  # two turns of what keeps leases
-        left = await value(pool, f"select extract(epoch from vt - clock_timestamp()) from pgmq.q_{QUEUE}")
+    async def are_running() -> bool:
+        return gate.runs == 2
+
+    extended, other = await send(bus), await send(bus, "other")
+    lease = "select lease_expires_at from commandbus.command where command_id = %s"
+    turns = "select lease_expires_at > %s + interval '0.6 s' from commandbus.command where command_id = %s"
+    registry = registry_of(charge=charge, other=gate)
+    async with running(make_worker(pool, registry, visibility_timeout=1)):
+        await until(are_running)
+        first = await value(pool, lease, other)
+        await until(lambda: value(pool, turns, first, other))  # two turns of what keeps leases, a third of it each
+        left = await value(pool, f"select extract(epoch from max(vt) - clock_timestamp()) from pgmq.q_{QUEUE}")
         gate.may_end.set()
-        await reached(bus, command_id)
-    assert left > 90
+        await reached(bus, [extended, other])
+    assert left > 80
 
 
 async def test_a_handlers_short_extension_takes_no_time_from_its_lease(bus: CommandBus, pool: CommandBusPool) -> None:
@@ -350,6 +360,30 @@ async def test_commands_taken_by_hand_end_as_the_caller_says(bus: CommandBus, po
             await late(received[0], ValueError("too late"))
     await worker.complete(received[0], {"by": "hand"})  # said twice
     assert len(await replies_to(pool, ids[0])) == 1
+
+
+@pytest.mark.parametrize("end", ["fail_permanent", "fail_business_rule"])
+async def test_an_error_given_by_hand_is_stored_as_one_of_a_handler_is(
+    bus: CommandBus, pool: CommandBusPool, end: str
+) -> None:
+    await send_many(bus, 3)
+    statement = "insert into card values ('C4NARY'), ('C4NARY')"
+    with pytest.raises(UniqueViolation) as doubled:
+        await rows(pool, f"create temporary table card (number text constraint card_pk primary key); {statement}")
+    with pytest.raises(ValidationError) as unfit:
+        TypeAdapter(int).validate_python("C4NARY")
+    errors: list[Exception] = [doubled.value, unfit.value, TransientCommandError("SOLD_OUT", "none left", {"left": 0})]
+    worker = Worker(pool, DOMAIN)
+    stored = []
+    for received, error in zip(await worker.receive(3), errors, strict=True):
+        await getattr(worker, end)(received, error)
+        _, code, text, _ = await last_error(bus, received.command.command_id)
+        stored.append((code, text))
+    assert stored == [
+        ("UniqueViolation", '23505: duplicate key value violates unique constraint "card_pk"'),
+        ("ValidationError", "data: int_parsing"),
+        ("SOLD_OUT", "none left"),
+    ]
 
 
 async def test_a_lease_that_ran_out_by_hand_is_stale_once_somebody_else_has_it(

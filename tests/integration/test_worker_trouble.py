@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -53,10 +52,8 @@ async def is_listening(pool: CommandBusPool) -> bool:
 async def test_a_notification_wakes_an_idle_worker_at_once(bus: CommandBus, pool: CommandBusPool) -> None:
     async with running(make_worker(pool, fine()), poll_interval=60):
         await until(lambda: is_listening(pool))
-        for _ in range(3):
-            sent = time.monotonic()
+        for _ in range(3):  # before the first poll, or `reached` gives up
             await reached(bus, await send(bus))
-            assert time.monotonic() - sent < 5
 
 
 @pytest.mark.parametrize("way", ["use_notify", "settings"])
@@ -103,11 +100,17 @@ async def test_a_worker_outlives_the_loss_of_all_its_connections(bus: CommandBus
         assert (await events(bus, command_id)).count("COMPLETED") == 1
 
 
-async def test_a_worker_outlives_its_queue(bus: CommandBus, pool: CommandBusPool) -> None:
+async def test_a_worker_outlives_its_queue(
+    bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running(make_worker(pool, fine())) as run:
         await reached(bus, await send(bus))
         await rows(pool, f"select pgmq.drop_queue('{QUEUE}')")
-        await asyncio.sleep(0.3)
+
+        async def has_looked() -> bool:
+            return "commands cannot be received now" in caplog.text
+
+        await until(has_looked)
         assert not run.done()
         assert await bus.create_domain(DOMAIN)
         await reached(bus, await send(bus))
@@ -127,7 +130,7 @@ async def test_a_reply_waits_for_its_queue(bus: CommandBus, pool: CommandBusPool
 
 
 async def test_handlers_that_hold_every_connection_do_not_keep_others_from_settling(
-    bus: CommandBus, database_url: str
+    bus: CommandBus, pool: CommandBusPool, database_url: str
 ) -> None:
     async with CommandBusPool(database_url=database_url, pool_max_size=2, pool_timeout=0.5) as small:
         gate = Gate()
@@ -144,8 +147,9 @@ async def test_handlers_that_hold_every_connection_do_not_keep_others_from_settl
                 return gate.runs == 2
 
             await until(are_held)
+            first_leases = await value(pool, "select max(lease_expires_at) from commandbus.command")
             await reached(bus, await send_many(bus, 50))
-            await asyncio.sleep(1.2)  # longer than their leases
+            await until(lambda: value(pool, "select clock_timestamp() > %s", first_leases))
             gate.may_end.set()
             await reached(bus, held)
         assert gate.runs == 2
@@ -293,6 +297,7 @@ async def test_workers_that_start_together_in_a_new_domain_all_start(pool: Comma
     assert await bus.create_domain("fresh") is False
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="later Pythons wait without a task, and lose no cancel")
 async def test_a_cancel_that_python_loses_ends_a_worker_that_starts(pool: CommandBusPool) -> None:
     loop = asyncio.get_running_loop()
     worker = make_worker(pool, fine())
@@ -312,8 +317,7 @@ async def test_a_cancel_that_python_loses_ends_a_worker_that_starts(pool: Comman
         await until(is_decided)
     finally:
         loop.set_task_factory(None)
-    # The wait of later Pythons has no task that could be met like this, and loses nothing.
-    assert run.done() or sys.version_info >= (3, 12)
+    assert run.done()
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run

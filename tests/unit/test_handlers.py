@@ -54,7 +54,7 @@ async def test_async_handler_runs_and_returns() -> None:
 
 
 async def test_plain_handler_runs_in_a_thread() -> None:
-    def plain(command: Command, context: HandlerContext) -> bool:  # noqa: ARG001
+    def plain(command: Command, context: HandlerContext) -> bool:
         return threading.current_thread() is threading.main_thread()
 
     assert await dispatch(registry_of(plain), command()) is False
@@ -66,10 +66,10 @@ async def test_plain_handler_that_returns_an_awaitable_is_awaited() -> None:
 
 async def test_callable_objects_and_partials_are_handlers() -> None:
     class Shipper:
-        async def __call__(self, command: Command, context: HandlerContext) -> str:  # noqa: ARG002
+        async def __call__(self, command: Command, context: HandlerContext) -> str:
             return command.command_type
 
-    async def named(name: str, order: Ship, context: HandlerContext) -> str:  # noqa: ARG001
+    async def named(name: str, order: Ship, context: HandlerContext) -> str:
         return name + order.sku
 
     assert await dispatch(registry_of(Shipper(), transactional=True), command()) == "Ship"
@@ -77,22 +77,22 @@ async def test_callable_objects_and_partials_are_handlers() -> None:
 
 
 async def test_handlers_exception_passes() -> None:
-    async def fail(command: Command, context: HandlerContext) -> None:  # noqa: ARG001
+    async def fail(command: Command, context: HandlerContext) -> None:
         raise errors.PermanentCommandError("GONE", "never")
 
     with pytest.raises(errors.PermanentCommandError, match="GONE: never"):
         await dispatch(registry_of(fail), command())
 
 
-async def model_first(order: Ship, context: HandlerContext) -> str:  # noqa: ARG001
+async def model_first(order: Ship, context: HandlerContext) -> str:
     return f"{order.sku}{order.count}"
 
 
-def plain_model_first(order: Ship, context: HandlerContext) -> str:  # noqa: ARG001
+def plain_model_first(order: Ship, context: HandlerContext) -> str:
     return f"{order.sku}{order.count}"
 
 
-async def written_model_first(order: "Ship", context: "Unknown") -> str:  # noqa: ARG001
+async def written_model_first(order: "Ship", context: "Unknown") -> str:
     return f"{order.sku}{order.count}"
 
 
@@ -109,7 +109,7 @@ async def test_data_that_does_not_fit_the_model_is_an_invalid_payload() -> None:
 
 
 async def test_a_command_imported_for_type_checkers_only_means_the_command() -> None:
-    async def later(it: "Command", context: "Unknown") -> object:  # noqa: ARG001
+    async def later(it: "Command", context: "Unknown") -> object:
         return it
 
     sent = command()
@@ -128,7 +128,7 @@ async def test_a_command_imported_for_type_checkers_only_means_the_command() -> 
     ],
 )
 def test_an_annotation_that_promises_something_else_is_refused(annotation: Any, why: str) -> None:
-    async def promised(it: Any, context: Any) -> object:  # noqa: ARG001
+    async def promised(it: Any, context: Any) -> object:
         return it
 
     promised.__annotations__["it"] = annotation
@@ -138,7 +138,7 @@ def test_an_annotation_that_promises_something_else_is_refused(annotation: Any, 
 
 @pytest.mark.parametrize("annotation", [Any, object, "Any", Annotated[Ship, "a note"]])
 async def test_other_annotations_are_taken_as_they_are_meant(annotation: Any) -> None:
-    async def taken(it: Any, context: Any) -> object:  # noqa: ARG001
+    async def taken(it: Any, context: Any) -> object:
         return it
 
     taken.__annotations__["it"] = annotation
@@ -192,11 +192,11 @@ def test_decorator_registers_and_leaves_the_function() -> None:
     )
 
 
-async def generator(command: Command, context: HandlerContext) -> "AsyncIterator[int]":  # noqa: ARG001
+async def generator(command: Command, context: HandlerContext) -> "AsyncIterator[int]":
     yield 1
 
 
-def plain_generator(command: Command, context: HandlerContext) -> "Iterator[int]":  # noqa: ARG001
+def plain_generator(command: Command, context: HandlerContext) -> "Iterator[int]":
     yield 1
 
 
@@ -208,7 +208,7 @@ def plain_generator(command: Command, context: HandlerContext) -> "Iterator[int]
         (("orders", "Ship\u200b", ship), "command_type"),
         (("orders", "Ship", None), "fn"),
         (("orders", "Ship", lambda: None), "fn"),
-        (("orders", "Ship", lambda a, b, c: None), "fn"),  # noqa: ARG005
+        (("orders", "Ship", lambda a, b, c: None), "fn"),
         (("orders", "Ship", Ship), "fn"),
         (("orders", "Ship", generator), "fn"),
         (("orders", "Ship", plain_generator), "fn"),
@@ -235,13 +235,13 @@ class Warehouse:
         raise AssertionError("a property must not be read")
 
     @handler("orders", "Ship", transactional=True)
-    async def ship(self, order: Ship, context: HandlerContext) -> str:  # noqa: ARG002
+    async def ship(self, order: Ship, context: HandlerContext) -> str:
         self.seen.append(order.sku)
         return order.sku
 
     @handler("orders", "Return")
     @handler("orders", "Refund")
-    def give_back(self, command: Command, context: HandlerContext) -> str:  # noqa: ARG002
+    def give_back(self, command: Command, context: HandlerContext) -> str:
         return command.command_type
 
 

@@ -142,7 +142,7 @@ def test_aware_datetime_is_taken() -> None:
     assert payload.check_aware(now, "created_after") == now
 
 
-@pytest.mark.parametrize("value", [datetime(2026, 1, 1), date(2026, 1, 1), "2026-01-01", None])  # noqa: DTZ001
+@pytest.mark.parametrize("value", [datetime(2026, 1, 1), date(2026, 1, 1), "2026-01-01", None])  # noqa: DTZ001  (without a zone on purpose)
 def test_naive_datetime_is_refused(value: object) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^created_after: must be a datetime with a time zone$"):
         payload.check_aware(value, "created_after")
@@ -209,7 +209,7 @@ def test_command_data_must_be_an_object(data: object) -> None:
         (object(), "type object has no JSON form"),
         (1j, "type complex has no JSON form"),
         (Decimal("NaN"), "type Decimal has no JSON form"),
-        (datetime(2026, 1, 1), "no time zone"),  # noqa: DTZ001
+        (datetime(2026, 1, 1), "no time zone"),  # noqa: DTZ001  (without a zone on purpose)
         (10**4000, "more than 4,000 digits"),
         (-(10**4400), "more than 4,000 digits"),
         (circular(), "itself"),

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from commandbus import errors
-from commandbus._probe import OWN_SCHEMA, ServerFacts, check_schema_version, check_server
-from commandbus.migrate import SCHEMA_VERSION, discover, packaged_directory
+from commandbus._probe import OLDEST_SERVER, OWN_SCHEMA, ServerFacts, check_schema_version, check_server
+from commandbus.migrate import SCHEMA_VERSION, connection, discover, packaged_directory
 
 GOOD = ServerFacts(
     server_version=180_004,
@@ -58,6 +58,10 @@ def test_a_release_works_on_its_own_schema_and_on_the_next() -> None:
         check_schema_version(OWN_SCHEMA + 2)
     with pytest.raises(errors.NotMigratedError, match=r"has version 0; .* run `commandbus migrate`"):
         check_schema_version(OWN_SCHEMA - 1)
+
+
+def test_migrations_run_on_the_servers_that_programs_take() -> None:
+    assert connection.OLDEST_SERVER * 10_000 == OLDEST_SERVER
 
 
 def test_the_schemas_version_counts_the_librarys_own_migrations() -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from commandbus import errors
 from commandbus.models import ErrorType, TsqReason
-from commandbus.retry import Outcome, RetryPolicy, Settlement, settle_error, settle_success
+from commandbus.retry import Outcome, RetryPolicy, Settlement, recast, settle_error, settle_success
 
 STEADY = RetryPolicy(jitter=0)
 
@@ -230,6 +230,14 @@ def test_details_that_cannot_be_stored_leave_a_note(details: dict[str, object]) 
     settlement = settle(errors.PermanentCommandError("GONE", "never", details))
 
     assert list(json.loads(settlement.details or "")) == ["not_stored"]
+
+
+@pytest.mark.parametrize("kind", [errors.TransientCommandError, errors.PermanentCommandError])
+def test_a_handlers_error_of_another_kind_keeps_all_that_it_says(kind: type[errors.HandlerError]) -> None:
+    found = recast(errors.BusinessRuleException("SOLD_OUT", "none left", {"left": 0}), kind)
+
+    assert type(found) is kind
+    assert (found.code, found.error_message, found.details) == ("SOLD_OUT", "none left", {"left": 0})
 
 
 def test_settlement_shows_no_business_data() -> None:

@@ -66,7 +66,7 @@ def audit(
         UUID | None, typer.Argument(help="Of this command or batch; of all when left out.", metavar="COMMAND_ID")
     ] = None,
     domain: Annotated[str | None, typer.Option(help="Only of this domain.", metavar="DOMAIN")] = None,
-    event: Annotated[str | None, typer.Option(help="Only of this kind, such as PARKED.", metavar="EVENT")] = None,
+    event: Annotated[str | None, typer.Option(help="Only of this kind, such as MOVED_TO_TSQ.", metavar="EVENT")] = None,
     after: After = None,
     before: Before = None,
     correlation_id: Annotated[UUID | None, typer.Option(help="Of all commands of a conversation.")] = None,

@@ -9,20 +9,19 @@ from commandbus.cli.options import AsJson, DatabaseUrl, examples, open_pool
 from commandbus.cli.output import notes, print_facts, print_json, row_of
 from commandbus.models import MaintenanceReport
 from commandbus.payload import check_count
+from commandbus.settings import MAX_DAYS
 from commandbus.sync.maintenance import STEP, Maintenance
 
 EXAMPLES = examples(
     "maintain", "maintain --keep-commands 90 --dry-run", "maintain --keep-commands 90 --keep-audit 400 --keep-replies 7"
 )
 
-_LONGEST = 36_500
-
 
 def _keep(what: str) -> object:
     def check(option: typer.CallbackParam, days: int | None) -> int | None:
-        return None if days is None else check_count(days, option.opts[0], 1, _LONGEST)
+        return None if days is None else check_count(days, option.opts[0], 1, MAX_DAYS)
 
-    return typer.Option(help=f"Days to keep {what}, 1 to {_LONGEST:,}.", metavar="DAYS", callback=check)
+    return typer.Option(help=f"Days to keep {what}, 1 to {MAX_DAYS:,}.", metavar="DAYS", callback=check)
 
 
 def maintain(

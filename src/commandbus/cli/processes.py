@@ -8,13 +8,13 @@ import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 
+from commandbus.cli.problem import BAD_INPUT
 from commandbus.cli.serve import SIGNALS
 from commandbus.pool import CommandBusPool
 from commandbus.settings import CommandBusSettings
 
 logger = logging.getLogger("commandbus.cli.worker")
 
-_BAD_INPUT = 2
 _SHORTEST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 _STEADY = 60.0  # seconds after which a process counts as having worked
@@ -78,7 +78,7 @@ class Supervisor:
             child, code = await self._run_one()
             if self._stopping.is_set():
                 return code
-            if code == _BAD_INPUT:  # another one would say the same
+            if code == BAD_INPUT:  # another one would say the same
                 self._stop()
                 return code
             if loop.time() - started > _STEADY:

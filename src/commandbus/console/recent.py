@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from commandbus.models import (
     ThroughputPoint,
     WorkerInfo,
 )
+from commandbus.payload.times import utc_now
 from commandbus.sync import Redrives
 
 EXTENSION = "commandbus_console_recent"
@@ -147,11 +148,6 @@ class Recent:
             return points, now
 
         return self.ask(("throughput", domain, span), max(_SMALL if domain else _NOW, span.step / 10), look)
-
-
-def utc_now() -> datetime:
-    """Return the time by our own clock."""
-    return datetime.now(UTC)
 
 
 def recent() -> Recent:

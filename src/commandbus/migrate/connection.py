@@ -119,13 +119,14 @@ def select(
         return cursor.execute(statement, parameters).fetchall()
 
 
-def has_tables(connection: psycopg.Connection[Any]) -> bool:
-    """Say whether there is a schema ``commandbus`` with tables in it."""
+def has_table(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
+    """Say whether there is a table; any role may ask."""
     return bool(
         select(
             connection,
             "select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-            " where n.nspname = 'commandbus' and c.relname = 'command'",
+            " where n.nspname = %s and c.relname = %s",
+            (schema, name),
         )
     )
 

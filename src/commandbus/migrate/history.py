@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, LiteralString
 
-from commandbus.migrate.connection import connected, select
+from commandbus.migrate.connection import connected, has_table, select
 from commandbus.migrate.files import Key, Migration, is_e2e, key_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ create table if not exists public.flyway_schema_history (
 );
 create index if not exists flyway_schema_history_s_idx on public.flyway_schema_history (success)"""
 
-_EXISTS = "select pg_catalog.to_regclass('public.flyway_schema_history') is not null"
 BASELINE_DESCRIPTION = "<< Flyway Baseline >>"
 
 
@@ -131,8 +130,7 @@ def history_of(rows: Iterable[Entry]) -> History:
 
 def exists(connection: Connection[Any]) -> bool:
     """Say whether there is a table."""
-    ((found,),) = select(connection, _EXISTS)
-    return bool(found)
+    return has_table(connection, "public", "flyway_schema_history")
 
 
 def has_history(url: str) -> bool:
@@ -142,13 +140,7 @@ def has_history(url: str) -> bool:
         DatabaseUnavailableError, MigrationError: the catalogs cannot be read.
     """
     with connected(url) as connection:
-        return bool(
-            select(
-                connection,
-                "select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-                " where n.nspname = 'public' and c.relname = 'flyway_schema_history'",
-            )
-        )
+        return exists(connection)
 
 
 def create(connection: Connection[Any]) -> None:

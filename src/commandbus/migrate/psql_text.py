@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from commandbus.migrate.files import Migration
 
 
+_COMMAND = "a backslash outside of quotes is no SQL, and psql would take what follows for a command"
+_UNSURE = "a quote after a backslash ends the text in some sessions and not in others: write E'...'"
+
+
 def as_psql_reads_it(migration: Migration, text: str) -> str:
     """Return SQL that is the same for psql and for the server: a colon before a name, as in ``a[1:n]``, gets a space.
 
@@ -23,11 +27,14 @@ def as_psql_reads_it(migration: Migration, text: str) -> str:
     """
     parts: list[str] = []
     for kind, piece, start in tokens(text):
-        if piece == "\\" or (kind == "string" and "\\'" in piece):
-            line = text.count("\n", 0, start + max(piece.find("\\'"), 0)) + 1
-            raise MigrationError(
-                f"{migration.script} line {line}: a backslash outside of quotes is no SQL, and psql would take"
-                " what follows for a command"
-            )
+        if piece == "\\":
+            raise _refusal(migration, text, start, _COMMAND)
+        if kind == "string" and "\\'" in piece:
+            raise _refusal(migration, text, start + piece.find("\\'"), _UNSURE)
         parts.append(": " if kind == "variable" else piece)
     return "".join(parts)
+
+
+def _refusal(migration: Migration, text: str, position: int, reason: str) -> MigrationError:
+    line = text.count("\n", 0, position) + 1
+    return MigrationError(f"{migration.script} line {line}: {reason}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from commandbus.errors import InvalidArgumentError, MigrationError
 from commandbus.migrate import history
-from commandbus.migrate.connection import connected, has_tables, locked_transaction, select, translated
+from commandbus.migrate.connection import connected, has_table, locked_transaction, select, translated
 from commandbus.migrate.files import CORE_SCRIPT, SCHEMA_VERSION, Migration, discover, version_order
 from commandbus.migrate.pgmq_install import ensure_pgmq, needed_pgmq
 from commandbus.migrate.placeholders import NO_PLACEHOLDERS, Placeholders
@@ -210,7 +210,8 @@ def _wanted(files: list[Migration], target: str | None, with_e2e: bool) -> list[
 
 
 def _pending(connection: Connection[Any], files: list[Migration], wanted: list[Migration]) -> list[Migration]:
-    is_made = has_tables(connection)  # before the history is read: both come with one commit, perhaps now
+    # Before the history is read: both come with one commit, perhaps now.
+    is_made = has_table(connection, "commandbus", "command")
     past = history.read(connection)
     _check(files, past)
     if is_made and not past.entries and any(migration.script == CORE_SCRIPT for migration in wanted):
@@ -250,7 +251,7 @@ def _apply(connection: Connection[Any], migration: Migration, text: str, files: 
         with translated(migration.script, text=text):
             connection.execute(text.encode(), prepare=False)
         seconds = time.monotonic() - started
-        if _transaction_id(connection) != transaction:  # never so far: check_statements has read the text
+        if _transaction_id(connection) != transaction:  # cannot be, as check_statements has read the text
             raise MigrationError(f"{migration.script} ends its own transaction: remove its commit or rollback")
         history.record(connection, migration, round(seconds * 1000))
     facts = {"script": migration.script, "seconds": round(seconds, 3)}

@@ -104,7 +104,7 @@ class Repository:
         assert isinstance(self._source, AsyncConnection)  # noqa: S101  (a pool has no pipeline)
         await AsyncRawCursor(self._source).execute(sql.encode(), parameters, prepare=self._prepare)
 
-    async def _value(self, sql: str, parameters: Sequence[object] = (), *, repeatable: bool = True) -> Any:  # noqa: ANN401
+    async def _value(self, sql: str, parameters: Sequence[object] = (), *, repeatable: bool = True) -> Any:  # noqa: ANN401  (as the call says)
         """Return the only value of one call; as `_rows` otherwise."""
         rows = await self._rows(sql, parameters, repeatable=repeatable)
         return rows[0][0]

@@ -63,7 +63,7 @@ class Lookup(Repository):
         Source: ``commandbus.query_commands``.
         """
         rows = await self._rows(
-            f"select {_COLUMNS} from commandbus.query_commands($1::text, $2::text, $3::text, $4::timestamptz,"  # noqa: S608
+            f"select {_COLUMNS} from commandbus.query_commands($1::text, $2::text, $3::text, $4::timestamptz,"  # noqa: S608  (a constant)
             " $5::timestamptz, $6::int, $7::int, $8::uuid)",
             (status, domain, command_type, created_after, created_before, limit, offset, correlation_id),
         )
@@ -87,7 +87,7 @@ class Lookup(Repository):
     ) -> CommandPage:
         """Return a page of the commands that match every filter given. Source: ``commandbus.find_commands``."""
         rows = await self._rows(
-            f"select {_OF_COMMAND}, resume_at, resume_id from commandbus.find_commands($1::text, $2::text, $3::text,"  # noqa: S608
+            f"select {_OF_COMMAND}, resume_at, resume_id from commandbus.find_commands($1::text, $2::text, $3::text,"  # noqa: S608  (a constant)
             " $4::timestamptz, $5::timestamptz, $6::uuid, $7::uuid, $8::uuid, $9::uuid, $10::text, $11::timestamptz,"
             " $12::uuid, $13::int)",
             (
@@ -126,7 +126,7 @@ class Lookup(Repository):
     ) -> list[CommandMetadata]:
         """Return a batch's commands, oldest first. Source: ``commandbus.list_batch_commands``."""
         rows = await self._rows(
-            f"select {_COLUMNS} from commandbus.list_batch_commands($1::text, $2::uuid, $3::text, $4::int, $5::int)",  # noqa: S608
+            f"select {_COLUMNS} from commandbus.list_batch_commands($1::text, $2::uuid, $3::text, $4::int, $5::int)",  # noqa: S608  (a constant)
             (domain, batch_id, status, limit, offset),
         )
         return [_to_metadata(row) for row in rows]

@@ -21,13 +21,13 @@ class PostgresOperations(Repository):
 
     async def overview(self, domain: str | None) -> list[DomainOverview]:
         """Return what each domain holds now. Source: ``commandbus.overview``."""
-        rows = await self._rows(f"select {_OVERVIEW} from commandbus.overview($1::text)", (domain,))  # noqa: S608
+        rows = await self._rows(f"select {_OVERVIEW} from commandbus.overview($1::text)", (domain,))  # noqa: S608  (a constant)
         return [DomainOverview(*row) for row in rows]
 
     async def list_throughput(self, domain: str | None, seconds: int, step: int) -> list[ThroughputPoint]:
         """Return what was done in the last *seconds* by the server's clock. Source: ``commandbus.list_throughput``."""
         rows = await self._rows(
-            f"select {_THROUGHPUT} from commandbus.list_throughput($1::text,"  # noqa: S608
+            f"select {_THROUGHPUT} from commandbus.list_throughput($1::text,"  # noqa: S608  (a constant)
             " pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $2::int), $3::int)",
             (domain, seconds, step),
         )
@@ -35,7 +35,7 @@ class PostgresOperations(Repository):
 
     async def list_workers(self, domain: str | None) -> list[WorkerInfo]:
         """Return the workers known. Source: ``commandbus.list_workers``."""
-        rows = await self._rows(f"select {_WORKER} from commandbus.list_workers($1::text)", (domain,))  # noqa: S608
+        rows = await self._rows(f"select {_WORKER} from commandbus.list_workers($1::text)", (domain,))  # noqa: S608  (a constant)
         return [WorkerInfo(*row) for row in rows]
 
     async def list_leases(self, domain: str, limit: int) -> list[LeaseInfo]:

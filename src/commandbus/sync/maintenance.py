@@ -58,7 +58,7 @@ class Maintenance:
         """
         report = MaintenanceReport()
         is_complete = True
-        for part in (_make_partitions, _forget_audit, _prune_commands, _prune_domains):
+        for part in (_make_partitions, _forget_throughput, _forget_audit, _prune_commands, _prune_domains):
             try:
                 if dry_run:
                     with self._pool.connection() as connection, connection.transaction(force_rollback=True):
@@ -120,6 +120,9 @@ class _Round:
 
 def _make_partitions(now: _Round) -> None:
     now.report.partitions_made.extend(_unless_busy(now.steps.make_partitions(MONTHS_AHEAD)))
+
+
+def _forget_throughput(now: _Round) -> None:
     while now.steps.prune_throughput() >= STEP and not now.dry_run:
         pass
 

@@ -101,7 +101,7 @@ def _translated(server: str) -> Iterator[None]:
         raise ClusterError(f"the Kubernetes API server at {server} does not answer: {reason}") from None
 
 
-def _read_service(api: CoreV1Api, target: KubernetesTarget) -> Any:  # noqa: ANN401  (the client's models have no types)
+def _read_service(api: CoreV1Api, target: KubernetesTarget) -> Any:
     """Return the service; it must lead to pods."""
     named = f'service "{target.service}" in namespace "{target.namespace}"'
     service = _get(api.read_namespaced_service, target.service, target.namespace)
@@ -112,7 +112,7 @@ def _read_service(api: CoreV1Api, target: KubernetesTarget) -> Any:  # noqa: ANN
     return service
 
 
-def _get(read: Callable[..., Any], name: str, namespace: str) -> Any:  # noqa: ANN401
+def _get(read: Callable[..., Any], name: str, namespace: str) -> Any:
     """Return an object of the cluster, or None when there is none."""
     from kubernetes.client import ApiException
 
@@ -142,7 +142,7 @@ def _password(api: CoreV1Api, target: KubernetesTarget) -> str | None:
 def _ready_pod(
     api: CoreV1Api,
     target: KubernetesTarget,
-    service: Any,  # noqa: ANN401
+    service: Any,
     deadline: float,
     say: Callable[[str], None],
 ) -> tuple[str, int]:
@@ -167,13 +167,13 @@ def _ready_pod(
         time.sleep(_PAUSE)
 
 
-def _is_ready(pod: Any) -> bool:  # noqa: ANN401
+def _is_ready(pod: Any) -> bool:
     conditions = pod.status.conditions or []
     ready = any(condition.type == "Ready" and condition.status == "True" for condition in conditions)
     return ready and pod.metadata.deletion_timestamp is None
 
 
-def _describe(pod: Any) -> str:  # noqa: ANN401
+def _describe(pod: Any) -> str:
     """Return a pod's name and phase, and what its containers wait for."""
     waiting = [status.state.waiting for status in pod.status.container_statuses or [] if status.state is not None]
     reasons = [state.reason for state in waiting if state is not None and state.reason]
@@ -181,7 +181,7 @@ def _describe(pod: Any) -> str:  # noqa: ANN401
     return f"{pod.metadata.name} is {' '.join([str(phase), *reasons])}"
 
 
-def _pod_port(target: KubernetesTarget, service: Any, pod: Any) -> int:  # noqa: ANN401
+def _pod_port(target: KubernetesTarget, service: Any, pod: Any) -> int:
     """Return the pod's port that the service's port stands for."""
     ports = service.spec.ports or []
     wanted = _POSTGRES if target.port is None else target.port
@@ -201,7 +201,7 @@ def _pod_port(target: KubernetesTarget, service: Any, pod: Any) -> int:  # noqa:
     raise ClusterError(f'pod {pod.metadata.name} has no port named "{number}"')
 
 
-def _open_stream(api: CoreV1Api, target: KubernetesTarget, pod: str, port: int) -> Any:  # noqa: ANN401
+def _open_stream(api: CoreV1Api, target: KubernetesTarget, pod: str, port: int) -> Any:
     """Return a new websocket to a pod's port."""
     from kubernetes.stream import stream
 

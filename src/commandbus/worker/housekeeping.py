@@ -40,4 +40,4 @@ async def keep_house(maintenance: Maintenance) -> None:
                 "maintenance failed, trying again later",
                 extra={"error": type(error).__name__, "sqlstate": getattr(error, "sqlstate", None)},
             )
-        pause = _INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311
+        pause = _INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311  (spreads workers)

@@ -16,10 +16,10 @@ from commandbus.errors import (
 )
 from commandbus.handlers import HandlerRegistry
 from commandbus.maintenance import Maintenance
-from commandbus.payload import check_count, check_domain, check_timeout, clean_text
+from commandbus.payload import check_count, check_domain, check_timeout
 from commandbus.repositories import PgmqClient, PostgresCommandRepository
 from commandbus.repositories._base import check_pool, settings_of
-from commandbus.retry import RetryPolicy, Settlement, settle_error, settle_result
+from commandbus.retry import RetryPolicy, Settlement, recast, settle_error, settle_result
 from commandbus.worker.cancels import Cancels
 from commandbus.worker.connections import listening, open_now, own_pool
 from commandbus.worker.engine import Engine, RunOptions
@@ -132,7 +132,7 @@ class Worker:
                 await self._settle(one, self._settlement_of(one, one.problem))
         return received
 
-    async def complete(self, received: ReceivedCommand, result: Any | None = None) -> None:  # noqa: ANN401
+    async def complete(self, received: ReceivedCommand, result: Any | None = None) -> None:  # noqa: ANN401  (any JSON)
         """End an attempt: the work is done.
 
         Args:
@@ -161,7 +161,7 @@ class Worker:
             await self.fail_permanent(received, error)
             return
         if isinstance(error, PermanentCommandError | BusinessRuleException):
-            error = TransientCommandError(error.code, error.error_message, error.details)
+            error = recast(error, TransientCommandError)
         await self._settle(received, self._settlement_of(received, error))
 
     async def fail_permanent(self, received: ReceivedCommand, error: Exception) -> None:
@@ -170,9 +170,7 @@ class Worker:
         Raises:
             StaleLeaseError: as `complete`.
         """
-        if not isinstance(error, PermanentCommandError):
-            error = PermanentCommandError(*_code_and_text(error))
-        await self._settle(received, self._settlement_of(received, error))
+        await self._settle(received, self._settlement_of(received, recast(error, PermanentCommandError)))
 
     async def fail_business_rule(self, received: ReceivedCommand, error: Exception) -> None:
         """End an attempt whose command the business refuses: it is FAILED, and nobody needs to look at it.
@@ -180,9 +178,7 @@ class Worker:
         Raises:
             StaleLeaseError: as `complete`.
         """
-        if not isinstance(error, BusinessRuleException):
-            error = BusinessRuleException(*_code_and_text(error))
-        await self._settle(received, self._settlement_of(received, error))
+        await self._settle(received, self._settlement_of(received, recast(error, BusinessRuleException)))
 
     async def run(
         self,
@@ -208,21 +204,9 @@ class Worker:
             InvalidOperationError: it runs already.
             DatabaseUnavailableError: the database cannot be reached at the start.
         """
-        check_count(concurrency, "concurrency", 1, MAX_CONCURRENCY)
-        check_timeout(poll_interval, "poll_interval", 0.01, _MAX_POLL_INTERVAL)
-        check_count(batch_size, "batch_size", 1, MAX_BATCH_SIZE)
+        options = self._run_options(concurrency, poll_interval, batch_size, use_notify=use_notify)
         if self._task is not None:
             raise InvalidOperationError("the worker runs already")
-        options = RunOptions(
-            domain=self._domain,
-            concurrency=concurrency,
-            poll_interval=poll_interval,
-            batch_size=batch_size,
-            visibility_timeout=self._visibility_timeout,
-            policy=self._policy,
-            max_result_bytes=self._settings.max_payload_bytes,
-            connect=listening(self._pool, self._settings) if use_notify and self._settings.notify else None,
-        )
         own = own_pool(self._pool, self._domain, self._settings)
         vitals = Vitals(own, self._settings, self._domain, concurrency, lambda: self.in_flight_count)
         beside: set[asyncio.Task[None]] = set()
@@ -284,6 +268,18 @@ class Worker:
         if not await self._is_finished_within(_LAST_CALLS) and self._task is not None:
             self._task.cancel()
 
+    def _run_options(self, concurrency: int, poll_interval: float, batch_size: int, *, use_notify: bool) -> RunOptions:
+        return RunOptions(
+            domain=self._domain,
+            concurrency=check_count(concurrency, "concurrency", 1, MAX_CONCURRENCY),
+            poll_interval=check_timeout(poll_interval, "poll_interval", 0.01, _MAX_POLL_INTERVAL),
+            batch_size=check_count(batch_size, "batch_size", 1, MAX_BATCH_SIZE),
+            visibility_timeout=self._visibility_timeout,
+            policy=self._policy,
+            max_result_bytes=self._settings.max_payload_bytes,
+            connect=listening(self._pool, self._settings) if use_notify and self._settings.notify else None,
+        )
+
     async def _is_finished_within(self, timeout: float | None) -> bool:
         try:
             await asyncio.wait_for(self._finished.wait(), timeout)
@@ -301,7 +297,3 @@ class Worker:
             raise StaleLeaseError(
                 f"the lease of command {received.lease.command_id} is no longer held: nothing was stored"
             )
-
-
-def _code_and_text(error: Exception) -> tuple[str, str]:
-    return type(error).__name__[:100], clean_text(str(error))

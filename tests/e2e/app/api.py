@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID  # noqa: TC003
+from uuid import UUID  # noqa: TC003  (kept beside the operations that it describes)
 
 from flask import Blueprint, Response, abort, jsonify, request
 from pydantic.json_schema import models_json_schema

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003  (pydantic reads the annotations)
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-from uuid import UUID  # noqa: TC003
+from uuid import UUID  # noqa: TC003  (as above)
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 

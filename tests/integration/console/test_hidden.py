@@ -113,7 +113,7 @@ def test_json_with_hidden_characters_can_be_read_back(value: Any) -> None:
 
 def test_pages_of_the_host_are_its_own(sync_pool: CommandBusPool) -> None:
     app = Flask("host")
-    app.secret_key = "of the tests"  # noqa: S105
+    app.secret_key = "of the tests"  # noqa: S105  (of no other app)
     app.register_blueprint(create_blueprint(sync_pool, settings=ConsoleSettings.load()))
     with app.test_request_context():
         assert render_template_string("{{ x }}{{ x | cb_reveal }}", x="\u200b") == "\u200b⟨U+200B⟩"

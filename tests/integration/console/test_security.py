@@ -152,7 +152,7 @@ def test_the_session_cookie_is_out_of_reach(app: Flask, make_app: MakeApp) -> No
     assert "max-age" in answer.headers["Strict-Transport-Security"]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "db.example.org"])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "db.example.org"])  # noqa: S104  (refused)
 def test_without_authentication_other_addresses_are_refused(host: str) -> None:
     with pytest.raises(InvalidArgumentError, match="must be a loopback address"):
         ConsoleSettings.load(host=host)

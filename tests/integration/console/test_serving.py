@@ -76,15 +76,15 @@ def test_open_streams_end_with_it_at_once_and_quietly(cli: Cli) -> None:
         for _ in range(5):
             stream = streams.enter_context(get(port, "/live/events"))
             assert stream.readline().startswith(b"data: ")
-        began = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
-        assert time.monotonic() - began < 5  # what waitress waits for threads that do not end
-    assert "Traceback" not in (cli.directory / "log").read_text()
+    log = (cli.directory / "log").read_text()
+    assert "Traceback" not in log
+    assert "still running" not in log  # what waitress says of threads for which it has waited in vain
 
 
 def test_an_open_door_is_refused_in_one_sentence(cli: Cli) -> None:
-    assert OPEN_DOOR in cli.refusal("console", "--host", "0.0.0.0", code=2)  # noqa: S104
+    assert OPEN_DOOR in cli.refusal("console", "--host", "0.0.0.0", code=2)  # noqa: S104  (refused)
     assert OPEN_DOOR in cli.refusal("console", "--host", "192.0.2.7", code=2)
 
 

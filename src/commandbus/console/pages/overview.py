@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from flask import Blueprint, render_template, request
 from flask.typing import ResponseReturnValue
@@ -72,7 +73,7 @@ def show_json() -> ResponseReturnValue:
             "per_second": asdict(found.rates),
             "needs": [{"tone": need.tone, "title": need.title, "text": need.text} for need in found.needs],
             "groups": [plain(group) for group in found.groups],
-            "workers": [plain(worker) | {"is_silent": worker.worker_id in found.silent} for worker in found.workers],
+            "workers": plain_workers(found.workers, found.silent),
             "running": [{"domain": domain, **plain(lease)} for domain, lease in found.running],
         },
     )
@@ -122,6 +123,11 @@ def look(form: Form, domain: str | None, span: Span) -> Overview:
 def silent(workers: Sequence[WorkerInfo], now: datetime) -> frozenset[object]:
     """Return the ids of workers that are probably gone."""
     return frozenset(worker.worker_id for worker in workers if is_stale(worker, now))
+
+
+def plain_workers(workers: Sequence[WorkerInfo], silent: frozenset[object]) -> list[dict[str, Any]]:
+    """Return workers as programs read them, and whether each is probably gone."""
+    return [plain(worker) | {"is_silent": worker.worker_id in silent} for worker in workers]
 
 
 def _running(domains: Sequence[DomainOverview]) -> list[tuple[str, LeaseInfo]]:

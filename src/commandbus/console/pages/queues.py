@@ -12,7 +12,7 @@ from commandbus.console.attention import needs
 from commandbus.console.charts import Share, shares
 from commandbus.console.domains import find_domains
 from commandbus.console.forms import Form
-from commandbus.console.pages.overview import silent
+from commandbus.console.pages.overview import plain_workers, silent
 from commandbus.console.recent import recent
 from commandbus.console.records import json_or_errors, plain
 from commandbus.console.security import user
@@ -68,10 +68,8 @@ def detail_json(domain: str) -> ResponseReturnValue:
     """Return the same numbers; those of the charts are in /api/throughput."""
     form = Form(request.args)
     found = _look(domain, _span(form))
-    parts = {"workers": found.workers, "leases": found.leases}
-    return json_or_errors(
-        form, {"queue": plain(found.queue), **{name: [plain(one) for one in parts[name]] for name in parts}}
-    )
+    workers, leases = plain_workers(found.workers, found.silent), [plain(lease) for lease in found.leases]
+    return json_or_errors(form, {"queue": plain(found.queue), "workers": workers, "leases": leases})
 
 
 @page.post("/queues/<domain>/pause")

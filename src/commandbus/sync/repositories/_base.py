@@ -105,7 +105,7 @@ class Repository:
         assert isinstance(self._source, Connection)  # noqa: S101  (a pool has no pipeline)
         RawCursor(self._source).execute(sql.encode(), parameters, prepare=self._prepare)
 
-    def _value(self, sql: str, parameters: Sequence[object] = (), *, repeatable: bool = True) -> Any:  # noqa: ANN401
+    def _value(self, sql: str, parameters: Sequence[object] = (), *, repeatable: bool = True) -> Any:  # noqa: ANN401  (as the call says)
         """Return the only value of one call; as `_rows` otherwise."""
         rows = self._rows(sql, parameters, repeatable=repeatable)
         return rows[0][0]

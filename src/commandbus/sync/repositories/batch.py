@@ -59,7 +59,7 @@ class PostgresBatchRepository(Repository):
     ) -> list[BatchMetadata]:
         """Return the batches of a domain, or all, newest first. Source: ``commandbus.list_batches``."""
         rows = self._rows(
-            f"select {_COLUMNS} from commandbus.list_batches($1::text, $2::text, $3::int, $4::int)",  # noqa: S608
+            f"select {_COLUMNS} from commandbus.list_batches($1::text, $2::text, $3::int, $4::int)",  # noqa: S608  (a constant)
             (domain, status, limit, offset),
         )
         return [_to_batch(row) for row in rows]

@@ -22,13 +22,13 @@ class PostgresOperations(Repository):
 
     def overview(self, domain: str | None) -> list[DomainOverview]:
         """Return what each domain holds now. Source: ``commandbus.overview``."""
-        rows = self._rows(f"select {_OVERVIEW} from commandbus.overview($1::text)", (domain,))  # noqa: S608
+        rows = self._rows(f"select {_OVERVIEW} from commandbus.overview($1::text)", (domain,))  # noqa: S608  (a constant)
         return [DomainOverview(*row) for row in rows]
 
     def list_throughput(self, domain: str | None, seconds: int, step: int) -> list[ThroughputPoint]:
         """Return what was done in the last *seconds* by the server's clock. Source: ``commandbus.list_throughput``."""
         rows = self._rows(
-            f"select {_THROUGHPUT} from commandbus.list_throughput($1::text,"  # noqa: S608
+            f"select {_THROUGHPUT} from commandbus.list_throughput($1::text,"  # noqa: S608  (a constant)
             " pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $2::int), $3::int)",
             (domain, seconds, step),
         )
@@ -36,7 +36,7 @@ class PostgresOperations(Repository):
 
     def list_workers(self, domain: str | None) -> list[WorkerInfo]:
         """Return the workers known. Source: ``commandbus.list_workers``."""
-        rows = self._rows(f"select {_WORKER} from commandbus.list_workers($1::text)", (domain,))  # noqa: S608
+        rows = self._rows(f"select {_WORKER} from commandbus.list_workers($1::text)", (domain,))  # noqa: S608  (a constant)
         return [WorkerInfo(*row) for row in rows]
 
     def list_leases(self, domain: str, limit: int) -> list[LeaseInfo]:

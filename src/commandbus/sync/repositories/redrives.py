@@ -83,7 +83,7 @@ class PostgresRedrives(Repository):
     def list(self, domain: str | None, limit: int) -> list[Redrive]:
         """Return redrives, newest first. Source: ``commandbus.list_redrives``."""
         rows = self._rows(
-            f"select {', '.join(_FIELDS)} from commandbus.list_redrives($1::text, $2::int)",  # noqa: S608
+            f"select {', '.join(_FIELDS)} from commandbus.list_redrives($1::text, $2::int)",  # noqa: S608  (a constant)
             (domain, limit),
         )
         return [_to_redrive(row) for row in rows]
@@ -92,7 +92,7 @@ class PostgresRedrives(Repository):
         """Return one, and what became of its commands, or None. Source: ``commandbus.get_redrive``."""
         fields = ", ".join(f"(redrive).{name}" for name in _FIELDS)
         rows = self._rows(
-            f"select completed, failed, canceled, again, forgotten, {fields} from commandbus.get_redrive($1::uuid)",  # noqa: S608
+            f"select completed, failed, canceled, again, forgotten, {fields} from commandbus.get_redrive($1::uuid)",  # noqa: S608  (a constant)
             (redrive_id,),
         )
         if not rows:
