@@ -119,7 +119,7 @@ create index command_batch_idx on commandbus.command (domain, batch_id) where ba
 -- its order.
 create index command_troubled_idx on commandbus.command (
     domain, ((failure_key is null)::int), (created_at at time zone 'UTC')) where attention_at is not null;
--- list_troubleshooting: longest waiting first, however many failed and were canceled before.
+-- list_waiting: longest waiting first, however many failed and were canceled before.
 create index command_waiting_idx on commandbus.command (domain, attention_at) where failure_key is not null;
 -- list_failure_groups, and the commands of one.
 create index command_failure_idx on commandbus.command (domain, failure_key, attention_at)
@@ -2890,12 +2890,12 @@ as $$
     offset p_offset
 $$;
 
--- commandbus.list_troubleshooting: commands that wait for an operator, with their payload; longest waiting first.
+-- commandbus.list_waiting: commands that wait for an operator, longest waiting first.
 --
 -- p_domain null: of all domains; each is read by its own part of the index, so that nothing is sorted but one page. The
 -- next page is found with the last row's attention_at and command_id as p_after_at and p_after_id: it costs as much as
 -- the first, where p_offset reads all that it skips.
-create function commandbus.list_troubleshooting(
+create function commandbus.list_waiting(
     p_domain       text default null,
     p_command_type text default null,
     p_limit        int  default 50,
@@ -2904,7 +2904,7 @@ create function commandbus.list_troubleshooting(
     p_after_at     timestamptz default null,
     p_after_id     uuid default null
 )
-returns table (command commandbus.command, payload jsonb)
+returns setof commandbus.command
 language plpgsql stable
 rows 100
 set search_path = pg_catalog, pg_temp
@@ -2926,32 +2926,52 @@ begin
         select array_agg(w.domain) into v_domains from waiting w where w.domain is not null;
     end if;
     return query
-    select w.command, p.message -> 'data'
-    from (
-        select n.command, n.attention_at, n.command_id, n.domain
-        from unnest(v_domains) as d(domain)
-        cross join lateral (
-            select c as command, c.attention_at, c.command_id, c.domain
-            from commandbus.command c
-            where c.domain = d.domain
-                and c.failure_key is not null
-                and (p_command_type is null or c.command_type = p_command_type)
-                and (p_failure_key is null or c.failure_key = p_failure_key)
-                and (p_after_at is null
-                    or c.attention_at >= p_after_at and (c.attention_at, c.command_id) > (p_after_at, p_after_id))
-            order by c.attention_at, c.command_id
-            limit p_offset::bigint + p_limit
-        ) n
-        order by n.attention_at, n.command_id
-        limit p_limit
-        offset p_offset
-    ) w
-    left join commandbus.payload_archive p on p.command_id = w.command_id and p.domain = w.domain
-    order by w.attention_at, w.command_id;
+    select n.*
+    from unnest(v_domains) as d(domain)
+    cross join lateral (
+        select c.*
+        from commandbus.command c
+        where c.domain = d.domain
+            and c.failure_key is not null
+            and (p_command_type is null or c.command_type = p_command_type)
+            and (p_failure_key is null or c.failure_key = p_failure_key)
+            and (p_after_at is null
+                or c.attention_at >= p_after_at and (c.attention_at, c.command_id) > (p_after_at, p_after_id))
+        order by c.attention_at, c.command_id
+        limit p_offset::bigint + p_limit
+    ) n
+    order by n.attention_at, n.command_id
+    limit p_limit
+    offset p_offset;
 end $$;
 
+-- commandbus.list_troubleshooting: the same with their payloads, which are for operators.
+create function commandbus.list_troubleshooting(
+    p_domain       text default null,
+    p_command_type text default null,
+    p_limit        int  default 50,
+    p_offset       int  default 0,
+    p_failure_key  uuid default null,
+    p_after_at     timestamptz default null,
+    p_after_id     uuid default null
+)
+returns table (command commandbus.command, payload jsonb)
+language sql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+as $$
+    select w, (  -- no join: it would read the whole archive where the server believes in many rows of w
+        select p.message -> 'data'
+        from commandbus.payload_archive p
+        where p.domain = w.domain and p.command_id = w.command_id
+    )
+    from commandbus.list_waiting(
+        p_domain, p_command_type, p_limit, p_offset, p_failure_key, p_after_at, p_after_id) w
+    order by w.attention_at, w.command_id
+$$;
+
 -- commandbus.list_troubleshooting_ids: the ids of commands that wait for an operator, longest waiting first; all, or the
--- first p_limit after a command, as in list_troubleshooting.
+-- first p_limit after a command, as in list_waiting.
 create function commandbus.list_troubleshooting_ids(
     p_domain       text,
     p_command_type text default null,

@@ -27,7 +27,6 @@ from commandbus.cli.options import (
 )
 from commandbus.cli.output import counted, note, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
-from commandbus.cli.waiting import list_waiting
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import CommandStatus, Verdict
 from commandbus.payload import check_reason, parse_json
@@ -75,7 +74,12 @@ def list_(
     """List the commands that wait, longest waiting first."""
     with open_pool(database_url) as pool:
         chosen = None if domain is None else known_domain(pool, domain)
-        rows = list_waiting(pool, chosen, command_type, limit, offset, with_payload=payload)
+        tsq = TroubleshootingQueue(pool)
+        if chosen is None:
+            items = tsq.list_all_troubleshooting(command_type, limit, offset, with_payload=payload)
+        else:
+            items = tsq.list_troubleshooting(chosen, command_type, limit, offset, with_payload=payload)
+    rows = [row_of(item, without=() if payload else ("payload",)) for item in items]
     if len(rows) == limit:
         note(f"the first {limit:,}: there may be more, see --limit and --offset")
     if as_json:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from commandbus.console.forms import Form, posted
 from commandbus.console.looks import pretty
-from commandbus.console.pages.commands import command_or_404
+from commandbus.console.pages.commands import command_or_404, message_of
 from commandbus.console.records import refused, shown
 from commandbus.console.security import user, wants_json
 from commandbus.console.state import console
@@ -106,7 +106,7 @@ def _may_be_rounded(value: Any) -> bool:  # noqa: ANN401  (any JSON)
 
 
 def _show(command: CommandMetadata, form: Form, problems: list[Problem]) -> str:
-    message = console().bus.get_message(command.domain, command.command_id)
+    message, kept_back = message_of(command.domain, command.command_id)
     model = _model(command)
     return render_template(
         "commandbus/pages/edit.html",
@@ -114,6 +114,7 @@ def _show(command: CommandMetadata, form: Form, problems: list[Problem]) -> str:
         form=form,
         problems=problems,
         text=None if message is None else pretty(shown(message.data)),
+        refused=kept_back,
         may_be_rounded=message is not None and _may_be_rounded(message.data),
         waits=command.status is CommandStatus.IN_TROUBLESHOOTING_QUEUE,
         is_checked=_is_checked(command),

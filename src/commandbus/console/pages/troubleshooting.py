@@ -6,6 +6,7 @@ from uuid import UUID
 
 from flask import Blueprint, flash, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from psycopg.errors import InsufficientPrivilege
 
 from commandbus.console.charts import Share, shares
 from commandbus.console.decisions import Chosen, Decide, Tally, read_chosen
@@ -13,7 +14,7 @@ from commandbus.console.decisions import decide as decide_in_steps
 from commandbus.console.forms import Form, posted
 from commandbus.console.pages.commands import story_page
 from commandbus.console.paging import Trail
-from commandbus.console.records import json_or_errors, plain, refused, shown
+from commandbus.console.records import NO_PAYLOADS, json_or_errors, plain, refused, shown
 from commandbus.console.security import user, wants_json
 from commandbus.console.state import console
 from commandbus.errors import InvalidArgumentError
@@ -39,7 +40,8 @@ class Groups:
 class Found:
     """A page of waiting commands with their payloads as they may be seen, and the parameters of its neighbours.
 
-    *group* is the group that was asked for, or None where it is empty by now.
+    *group* is the group that was asked for, or None where it is empty by now; *refused* says why, where the database
+    keeps payloads from this console.
     """
 
     rows: list[tuple[TroubleshootingItem, Any]] = field(default_factory=list)
@@ -47,6 +49,7 @@ class Found:
     group: FailureGroup | None = None
     newer: dict[str, object] | None = None
     older: dict[str, object] | None = None
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 @page.get("/troubleshooting")
@@ -77,7 +80,9 @@ def commands_json() -> ResponseReturnValue:
     form = Form(request.args)
     found = _find_commands(form)
     rows = [plain(item) for item, _ in found.rows]
-    return json_or_errors(form, {"commands": rows, "total": found.total, "older": found.older})
+    return json_or_errors(
+        form, {"commands": rows, "total": found.total, "older": found.older, "refused": found.refused}
+    )
 
 
 @page.post("/troubleshooting/retry")
@@ -173,20 +178,28 @@ def _find_commands(form: Form) -> Found:
         form.refuse("group", "needs a domain")
     if form.errors:
         return Found()
-    tsq = console().tsq
-    group = None if domain is None or key is None else _group(domain, key)
-    if domain is None:
-        items = tsq.list_all_troubleshooting(command_type, PAGE + 1, start=trail.start)
-    else:
-        items = tsq.list_troubleshooting(domain, command_type, PAGE + 1, failure_key=key, start=trail.start)
+    group, tsq = None if domain is None or key is None else _group(domain, key), console().tsq
+    found = Found(group=group, newer=trail.newer())
+
+    def page(*, with_payload: bool) -> list[TroubleshootingItem]:
+        if domain is None:
+            return tsq.list_all_troubleshooting(command_type, PAGE + 1, start=trail.start, with_payload=with_payload)
+        return tsq.list_troubleshooting(
+            domain, command_type, PAGE + 1, failure_key=key, start=trail.start, with_payload=with_payload
+        )
+
+    try:
+        items = page(with_payload=True)
+    except InsufficientPrivilege:
+        items, found.refused = page(with_payload=False), NO_PAYLOADS
+    found.rows = [(item, None if item.payload is None else shown(item.payload)) for item in items[:PAGE]]
     if key is None:
-        total = tsq.count_troubleshooting(domain, command_type)
-    else:
-        total = group.waiting if group is not None else 0
-    rows = [(item, None if item.payload is None else shown(item.payload)) for item in items[:PAGE]]
-    last = items[PAGE - 1] if len(items) > PAGE else None
-    older = trail.older(None if last is None else PageKey(last.waiting_since, last.command_id))
-    return Found(rows, total, group, trail.newer(), older)
+        found.total = tsq.count_troubleshooting(domain, command_type)
+    elif group is not None:
+        found.total = group.waiting
+    if len(items) > PAGE:
+        found.older = trail.older(PageKey(items[PAGE - 1].waiting_since, items[PAGE - 1].command_id))
+    return found
 
 
 def _group(domain: str, key: UUID) -> FailureGroup | None:
