@@ -22,6 +22,7 @@ from commandbus.cli.options import (
     examples,
     known_domain,
     login,
+    named,
     open_pool,
     read_data,
 )
@@ -72,7 +73,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the commands that wait, longest waiting first."""
-    with open_pool(database_url) as pool:
+    with open_pool(database_url) as pool, named(command_type="type"):
         chosen = None if domain is None else known_domain(pool, domain)
         tsq = TroubleshootingQueue(pool)
         if chosen is None:
@@ -96,7 +97,7 @@ def count(
     as_json: AsJson = False,
 ) -> None:
     """Count the commands that wait."""
-    with open_pool(database_url) as pool:
+    with open_pool(database_url) as pool, named(command_type="type"):
         chosen = None if domain is None else known_domain(pool, domain)
         waiting = TroubleshootingQueue(pool).count_troubleshooting(chosen, command_type)
     if as_json:
@@ -151,7 +152,8 @@ def edit(
 ) -> None:
     """Queue a command again with other data; the audit keeps both versions."""
     value = read_data(data)
-    registry = None if handlers is None else load_registry(handlers, domain)
+    with named(target="handlers"):
+        registry = None if handlers is None else load_registry(handlers, domain)
     with open_pool(database_url) as pool:
         msg_id = TroubleshootingQueue(pool).edit_and_retry(
             domain, command_id, value, operator or login(), reason=reason, registry=registry
@@ -262,7 +264,8 @@ class _Choice:
             return self._ids
         if not self._yes and not sys.stdin.isatty():
             raise Problem(f"{'--group' if self._group else '--all'} needs --yes where nobody can be asked", BAD_INPUT)
-        found = tsq.list_command_ids(self.domain, self._command_type, failure_key=self._group)
+        with named(command_type="type"):
+            found = tsq.list_command_ids(self.domain, self._command_type, failure_key=self._group)
         if self._group and not found:
             raise Problem(f"no commands of group {self._group} wait in {self.domain}")
         if found and not self._yes:
