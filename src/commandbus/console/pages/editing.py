@@ -38,6 +38,7 @@ def edit_post(domain: str, command_id: UUID) -> ResponseReturnValue:
     """Queue the command again with what is in the form."""
     command, form = command_or_404(domain, command_id), posted()
     data, reason = form.json_object("data", required=True), form.text("reason", MAX_REASON)
+    form.refuse_unknown()
     problems = [] if data is None else _problems(command, data)
     if problems:
         words = "; ".join(f"{place}: {message}" for place, message in problems)

@@ -115,16 +115,17 @@ def start() -> ResponseReturnValue:
     form = posted()
     chosen = read_chosen(form, required=False)
     is_all = not chosen.commands and not chosen.groups
-    domain = form.domain(required=is_all) if is_all else None
+    domain = form.domain(required=is_all)
     options = {
         "rate": form.decimal("rate", 0.001, 10_000, required=True),
         "stop_after": form.count("stop_after", 1, MAX_COMMANDS),
         "reason": form.text("reason", MAX_REASON),
     }
     form_id = form.once()
+    form.refuse_unknown()
     if not form.errors and form_id is not None and not console().sent.is_first(form_id):
         form.refuse("", SENT_ALREADY)
-    started = Started() if form.errors else _start(chosen, domain, options)
+    started = Started() if form.errors else _start(chosen, domain if is_all else None, options)
     if not form.errors and not started.redrives:
         form.refuse("", " ".join(started.refusals))
     if form.errors:
@@ -140,6 +141,7 @@ def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
     """Pause a redrive, go on with it, or end it."""
     form = posted()
     reason = form.text("reason", MAX_REASON)
+    form.refuse_unknown()
     _now(redrive_id)
     if form.errors:
         return refused(form) if wants_json() else (_show(redrive_id, form), 422)

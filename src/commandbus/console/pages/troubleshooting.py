@@ -121,6 +121,7 @@ def complete() -> ResponseReturnValue:
 def _decide(form: Form, done: str, step: Decide) -> ResponseReturnValue:
     """Apply a decision to what was chosen, and say what became of it."""
     chosen = read_chosen(form)
+    form.refuse_unknown()
     if form.errors:
         return _show_refused(form, chosen)
     try:
