@@ -3564,10 +3564,11 @@ $$;
 -- commandbus.sp_start_redrive: freeze a selection of the TSQ, to be queued again at p_rate commands per second.
 --
 -- The selection is p_command_ids, or a group of failures, or (both null) all of the domain; the longest waiting first,
--- up to p_limit. p_stop_after: this many that wait for an operator again end it.
+-- up to p_limit. p_stop_after: this many that wait for an operator again end it. p_redrive_id: an id of the caller's, by
+-- which it is started once, however often it is asked for.
 --
 -- Returns  the redrive's id.
--- Raises   CB005; CB006 when nothing is selected; CB007.
+-- Raises   CB005; CB006 when nothing is selected, or there is a redrive of this id; CB007.
 create function commandbus.sp_start_redrive(
     p_domain      text,
     p_command_ids uuid[],
@@ -3576,14 +3577,15 @@ create function commandbus.sp_start_redrive(
     p_stop_after  int  default null,
     p_operator    text default null,
     p_reason      text default null,
-    p_limit       int  default 100000
+    p_limit       int  default 100000,
+    p_redrive_id  uuid default null
 )
 returns uuid
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_id    uuid := gen_random_uuid();
+    v_id    uuid := coalesce(p_redrive_id, gen_random_uuid());
     v_total int;
 begin
     perform commandbus._command_table(p_domain);
@@ -3596,7 +3598,11 @@ begin
     insert into commandbus.redrive (
         redrive_id, domain, rate, stop_after, total_count, operator, reason, stepped_at)
     values (v_id, p_domain, p_rate, p_stop_after, 0, p_operator, p_reason,
-        clock_timestamp() - make_interval(secs => 1 / p_rate));  -- the first goes at once
+        clock_timestamp() - make_interval(secs => 1 / p_rate))  -- the first goes at once
+    on conflict (redrive_id) do nothing;
+    if not found then
+        raise exception 'redrive % exists', v_id using errcode = 'CB006';
+    end if;
     insert into commandbus.redrive_item (redrive_id, command_id, position)
     select v_id, n.command_id, row_number() over (order by n.attention_at, n.command_id)
     from (

@@ -120,7 +120,7 @@ class View:
 
     @property
     def form_id(self) -> str:
-        """A new id for a form, see `commandbus.console.once`."""
+        """A new id for a form, see `Form.once`."""
         return str(uuid4())
 
     @property

@@ -37,6 +37,7 @@ from commandbus.payload import (
 T = TypeVar("T")
 S = TypeVar("S", bound=StrEnum)
 
+SENT_ALREADY = "This form was sent already: look at what it did before you send it once more."
 _OFTEN = frozenset({"command", "group"})
 _JSON = frozenset({"data", "result"})
 _INTEGER = re.compile(r"-?\d{1,19}")
@@ -137,7 +138,7 @@ class Form:
         return self.check(name, check_uuid, required=required)
 
     def once(self) -> UUID | None:
-        """Return the id that its page gave the form, by which it is noticed that it is sent twice."""
+        """Return the id that its page gave the form. What it makes has ids made of it: sent twice, it acts once."""
         found = self.uuid("form_id")
         if "form_id" in self.errors:
             self.refuse("", "The id of the form cannot be read: reload the page.")

@@ -7,7 +7,6 @@ from typing import cast
 from flask import current_app
 
 from commandbus.console.guesses import Guesses
-from commandbus.console.once import SentForms
 from commandbus.console.sessions import Sessions
 from commandbus.console.settings import ConsoleSettings
 from commandbus.handlers import HandlerRegistry
@@ -70,7 +69,6 @@ class Console:
     redrives: Redrives = field(init=False)
     operations: Operations = field(init=False)
     queues: PgmqClient = field(init=False)
-    sent: SentForms = field(init=False, default_factory=SentForms)
     guesses: Guesses = field(init=False, default_factory=Guesses)
     sessions: Sessions = field(init=False)
 

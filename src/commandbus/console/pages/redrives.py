@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import psycopg
 from flask import Blueprint, abort, flash, jsonify, redirect, render_template, request, url_for
@@ -10,8 +10,7 @@ from flask.typing import ResponseReturnValue
 
 from commandbus.console.charts import Share, shares
 from commandbus.console.decisions import Chosen, Name, read_chosen
-from commandbus.console.forms import Form, posted
-from commandbus.console.once import SENT_ALREADY
+from commandbus.console.forms import SENT_ALREADY, Form, posted
 from commandbus.console.recent import recent
 from commandbus.console.records import facts, json_or_errors, plain, refused
 from commandbus.console.security import user, wants_json
@@ -123,11 +122,9 @@ def start() -> ResponseReturnValue:
     }
     form_id = form.once()
     form.refuse_unknown()
-    if not form.errors and form_id is not None and not console().sent.is_first(form_id):
-        form.refuse("", SENT_ALREADY)
-    started = Started() if form.errors else _start(chosen, domain if is_all else None, options)
+    started = Started() if form.errors else _start(chosen, domain if is_all else None, options, form_id)
     if not form.errors and not started.redrives:
-        form.refuse("", " ".join(started.refusals))
+        form.refuse("", " ".join(dict.fromkeys(started.refusals)))
     if form.errors:
         return refused(form) if wants_json() else (_show_new(form, chosen), 422)
     if wants_json():
@@ -154,17 +151,22 @@ def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
     return redirect(url_for("console.redrives.show", redrive_id=redrive_id))
 
 
-def _start(chosen: Chosen, domain: str | None, options: dict[str, Any]) -> Started:
+def _start(chosen: Chosen, domain: str | None, options: dict[str, Any], form_id: UUID | None) -> Started:
+    """Start what can be. The ids are made of the form's and of what is selected: sent again, it begins nothing twice."""
     found = Started()
     whats: list[tuple[str, dict[str, Any]]] = [] if domain is None else [(domain, {})]
     whats += [(name, {"failure_key": key}) for name, key in chosen.groups]
     for name in dict.fromkeys(name for name, _ in chosen.commands):
         whats.append((name, {"command_ids": [one for of, one in chosen.commands if of == name]}))
     for place, (name, what) in enumerate(whats):
+        redrive_id = None if form_id is None else uuid5(form_id, f"{name} {what}")
         try:
-            found.redrives.append(console().redrives.start(name, operator=user().name, **what, **options))
+            found.redrives.append(
+                console().redrives.start(name, operator=user().name, redrive_id=redrive_id, **what, **options)
+            )
         except (InvalidOperationError, QueueNotFoundError) as error:
-            found.refusals.append(f"{name}: {error}.")
+            is_known = redrive_id is not None and console().redrives.get(redrive_id) is not None
+            found.refusals.append(SENT_ALREADY if is_known else f"{name}: {error}.")
         except (CommandBusError, psycopg.Error) as error:
             if not found.redrives:
                 raise
