@@ -152,7 +152,7 @@ def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
 
 
 def _start(chosen: Chosen, domain: str | None, options: dict[str, Any], form_id: UUID | None) -> Started:
-    """Start what can be. The ids are made of the form's and of what is selected: sent again, it begins nothing twice."""
+    """Start what can be, under ids made of the form's and of what is selected: sent again, nothing begins twice."""
     found = Started()
     whats: list[tuple[str, dict[str, Any]]] = [] if domain is None else [(domain, {})]
     whats += [(name, {"failure_key": key}) for name, key in chosen.groups]
