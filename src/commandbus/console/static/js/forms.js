@@ -16,6 +16,25 @@
     document.querySelector("main").prepend(line);
   }
 
+  // Whether a button needs a field that is empty; then it is said beside it, as the server would say it, and nobody is
+  // asked first.
+  function isMissing(button) {
+    const field = button.dataset.needs && button.form.elements[button.dataset.needs];
+    if (!field || field.value.trim()) return false;
+    const id = `${field.name}-wrong`;
+    const line = document.getElementById(id) ?? document.createElement("p");
+    Object.assign(line, { id, className: "wrong", textContent: "is missing" });
+    field.after(line);
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", id);
+    field.addEventListener("input", () => {
+      line.remove();
+      for (const name of ["aria-invalid", "aria-describedby"]) field.removeAttribute(name);
+    }, { once: true });
+    field.focus();
+    return true;
+  }
+
   // Questions before what cannot be taken back.
   let sure = null;
   document.addEventListener("submit", (event) => {
@@ -24,6 +43,7 @@
     const count = chosen(button.form);
     if (!count && button.dataset.confirm.includes("{n}")) return; // nothing is chosen: the server says so
     event.preventDefault();
+    if (isMissing(button)) return;
     const dialog = document.querySelector("[data-confirm-dialog]");
     if (!dialog) return; // the page's end is still on its way
     dialog.querySelector("[data-confirm-text]").textContent =
