@@ -14,7 +14,7 @@ from commandbus.console.forms import SENT_ALREADY, Form, posted
 from commandbus.console.recent import recent
 from commandbus.console.records import facts, json_or_errors, plain, refused
 from commandbus.console.security import user, wants_json
-from commandbus.console.state import console
+from commandbus.console.state import console, shown_at
 from commandbus.errors import CommandBusError, InvalidOperationError, QueueNotFoundError
 from commandbus.models import FailureGroup, Redrive, RedriveProgress, RedriveStatus
 
@@ -24,7 +24,7 @@ MAX_REASON = 2_000
 MAX_COMMANDS = 100_000
 DEFAULT_RATE = "10"
 _MOST = 200
-_ACTIONS = ("pause", "resume", "stop")
+_LONGEST_ADDRESS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def start() -> ResponseReturnValue:
     if not form.errors and not started.redrives:
         form.refuse("", " ".join(dict.fromkeys(started.refusals)))
     if form.errors:
-        return refused(form) if wants_json() else (_show_new(form, chosen), 422)
+        return refused(form) if wants_json() else (_show_again(form, chosen), 422)
     if wants_json():
         return jsonify(redrives=[str(one) for one in started.redrives], refused=started.refusals), 201
     return _tell(started)
@@ -140,6 +140,7 @@ def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
     reason = form.text("reason", MAX_REASON)
     form.refuse_unknown()
     _now(redrive_id)
+    shown_at(url_for("console.redrives.show", redrive_id=redrive_id))
     if form.errors:
         return refused(form) if wants_json() else (_show(redrive_id, form), 422)
     status = getattr(console().redrives, action)(redrive_id, user().name, reason)
@@ -251,6 +252,14 @@ def _show_new(form: Form, chosen: Chosen) -> str:
         "commandbus/pages/redrive_new.html",
         form=form, domains=domains, chosen=chosen, groups=groups, idle=idle, rate=DEFAULT_RATE,
     )  # fmt: skip
+
+
+def _show_again(form: Form, chosen: Chosen) -> str:
+    """Return the form that was refused; it can be got again unless too much is chosen for an address."""
+    names = {kind: form.all(kind) for kind in ("command", "group", "domain")}
+    address = url_for("console.redrives.new", **names)
+    shown_at(address if len(address) < _LONGEST_ADDRESS else "")
+    return _show_new(form, chosen)
 
 
 def _groups(chosen: list[Name]) -> list[FailureGroup]:

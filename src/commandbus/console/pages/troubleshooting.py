@@ -16,7 +16,7 @@ from commandbus.console.pages.commands import story_page
 from commandbus.console.paging import Trail
 from commandbus.console.records import NO_PAYLOADS, json_or_errors, plain, refused, shown
 from commandbus.console.security import user, wants_json
-from commandbus.console.state import console
+from commandbus.console.state import console, shown_at
 from commandbus.errors import InvalidArgumentError
 from commandbus.models import FailureGroup, PageKey, TroubleshootingItem
 
@@ -132,26 +132,26 @@ def _decide(form: Form, done: str, step: Decide) -> ResponseReturnValue:
     if wants_json():
         return jsonify(_plain_tally(tally))
     flash(tally.sentence(done), "success" if tally.is_clean else "warning")
-    return redirect(_back(form, chosen))
+    return redirect(_origin(form, chosen, Form(request.args).query("start", "trail")))
 
 
 def _show_refused(form: Form, chosen: Chosen) -> ResponseReturnValue:
     """Return the page that a refused form came from, with what is wrong beside its fields."""
     if wants_json():
         return refused(form)
+    shown_at(_origin(form, chosen, Form(request.args).query()))
     origin, filters = form.raw("from"), Form(request.args)
     if origin == "command" and len(chosen.commands) == 1:
         return story_page(*chosen.commands[0], form), 422
     return (_show_commands if origin == "commands" else _show_groups)(filters, form), 422
 
 
-def _back(form: Form, chosen: Chosen) -> str:
-    """Return the address of the page that a form came from."""
-    origin, filters = form.raw("from"), Form(request.args)
+def _origin(form: Form, chosen: Chosen, query: str) -> str:
+    """Return the address of the page that a form came from; *query* has the filters of a list."""
+    origin = form.raw("from")
     if origin == "command" and len(chosen.commands) == 1:
         domain, command_id = chosen.commands[0]
         return url_for("console.commands.show", domain=domain, command_id=command_id)
-    query = filters.query("start", "trail")
     place = url_for(f"console.troubleshooting.{'commands' if origin == 'commands' else 'find'}")
     return f"{place}?{query}" if query else place
 

@@ -67,4 +67,16 @@
   document.addEventListener("DOMContentLoaded", () => {
     for (const button of document.querySelectorAll("form[data-auto-submit] [data-auto-hide]")) button.hidden = true;
   });
+
+  // The page of a refused form has the address that the form was sent to: to reload it, or to come back to it, would send
+  // it again. So it takes the address of the page that it is, and what was typed is kept with it.
+  const { place } = document.documentElement.dataset;
+  if (place) history.replaceState(null, "", place);
+  document.addEventListener("DOMContentLoaded", () => {
+    const fields = [...document.querySelectorAll("form[method=post] :is(input, textarea)[id^=field-]")];
+    if (place) history.replaceState(Object.fromEntries(fields.map((field) => [field.id, field.value])), "");
+    else for (const field of fields) {
+      if (field.value === field.defaultValue) field.value = history.state?.[field.id] ?? field.value;
+    }
+  });
 })();
