@@ -119,7 +119,7 @@ create index command_batch_idx on commandbus.command (domain, batch_id) where ba
 -- its order.
 create index command_troubled_idx on commandbus.command (
     domain, ((failure_key is null)::int), (created_at at time zone 'UTC')) where attention_at is not null;
--- list_troubleshooting: longest waiting first, however many failed and were canceled before.
+-- list_waiting: longest waiting first, however many failed and were canceled before.
 create index command_waiting_idx on commandbus.command (domain, attention_at) where failure_key is not null;
 -- list_failure_groups, and the commands of one.
 create index command_failure_idx on commandbus.command (domain, failure_key, attention_at)
@@ -2889,12 +2889,12 @@ as $$
     offset p_offset
 $$;
 
--- commandbus.list_troubleshooting: commands that wait for an operator, with their payload; longest waiting first.
+-- commandbus.list_waiting: commands that wait for an operator, longest waiting first.
 --
 -- p_domain null: of all domains; each is read by its own part of the index, so that nothing is sorted but one page. The
 -- next page is found with the last row's attention_at and command_id as p_after_at and p_after_id: it costs as much as
 -- the first, where p_offset reads all that it skips.
-create function commandbus.list_troubleshooting(
+create function commandbus.list_waiting(
     p_domain       text default null,
     p_command_type text default null,
     p_limit        int  default 50,
@@ -2903,7 +2903,7 @@ create function commandbus.list_troubleshooting(
     p_after_at     timestamptz default null,
     p_after_id     uuid default null
 )
-returns table (command commandbus.command, payload jsonb)
+returns setof commandbus.command
 language plpgsql stable
 rows 100
 set search_path = pg_catalog, pg_temp
@@ -2925,32 +2925,52 @@ begin
         select array_agg(w.domain) into v_domains from waiting w where w.domain is not null;
     end if;
     return query
-    select w.command, p.message -> 'data'
-    from (
-        select n.command, n.attention_at, n.command_id, n.domain
-        from unnest(v_domains) as d(domain)
-        cross join lateral (
-            select c as command, c.attention_at, c.command_id, c.domain
-            from commandbus.command c
-            where c.domain = d.domain
-                and c.failure_key is not null
-                and (p_command_type is null or c.command_type = p_command_type)
-                and (p_failure_key is null or c.failure_key = p_failure_key)
-                and (p_after_at is null
-                    or c.attention_at >= p_after_at and (c.attention_at, c.command_id) > (p_after_at, p_after_id))
-            order by c.attention_at, c.command_id
-            limit p_offset::bigint + p_limit
-        ) n
-        order by n.attention_at, n.command_id
-        limit p_limit
-        offset p_offset
-    ) w
-    left join commandbus.payload_archive p on p.command_id = w.command_id and p.domain = w.domain
-    order by w.attention_at, w.command_id;
+    select n.*
+    from unnest(v_domains) as d(domain)
+    cross join lateral (
+        select c.*
+        from commandbus.command c
+        where c.domain = d.domain
+            and c.failure_key is not null
+            and (p_command_type is null or c.command_type = p_command_type)
+            and (p_failure_key is null or c.failure_key = p_failure_key)
+            and (p_after_at is null
+                or c.attention_at >= p_after_at and (c.attention_at, c.command_id) > (p_after_at, p_after_id))
+        order by c.attention_at, c.command_id
+        limit p_offset::bigint + p_limit
+    ) n
+    order by n.attention_at, n.command_id
+    limit p_limit
+    offset p_offset;
 end $$;
 
+-- commandbus.list_troubleshooting: the same with their payloads, which are for operators.
+create function commandbus.list_troubleshooting(
+    p_domain       text default null,
+    p_command_type text default null,
+    p_limit        int  default 50,
+    p_offset       int  default 0,
+    p_failure_key  uuid default null,
+    p_after_at     timestamptz default null,
+    p_after_id     uuid default null
+)
+returns table (command commandbus.command, payload jsonb)
+language sql stable
+rows 100
+set search_path = pg_catalog, pg_temp
+as $$
+    select w, (  -- no join: it would read the whole archive where the server believes in many rows of w
+        select p.message -> 'data'
+        from commandbus.payload_archive p
+        where p.domain = w.domain and p.command_id = w.command_id
+    )
+    from commandbus.list_waiting(
+        p_domain, p_command_type, p_limit, p_offset, p_failure_key, p_after_at, p_after_id) w
+    order by w.attention_at, w.command_id
+$$;
+
 -- commandbus.list_troubleshooting_ids: the ids of commands that wait for an operator, longest waiting first; all, or the
--- first p_limit after a command, as in list_troubleshooting.
+-- first p_limit after a command, as in list_waiting.
 create function commandbus.list_troubleshooting_ids(
     p_domain       text,
     p_command_type text default null,
@@ -3544,10 +3564,11 @@ $$;
 -- commandbus.sp_start_redrive: freeze a selection of the TSQ, to be queued again at p_rate commands per second.
 --
 -- The selection is p_command_ids, or a group of failures, or (both null) all of the domain; the longest waiting first,
--- up to p_limit. p_stop_after: this many that wait for an operator again end it.
+-- up to p_limit. p_stop_after: this many that wait for an operator again end it. p_redrive_id: an id of the caller's, by
+-- which it is started once, however often it is asked for.
 --
 -- Returns  the redrive's id.
--- Raises   CB005; CB006 when nothing is selected; CB007.
+-- Raises   CB005; CB006 when nothing is selected, or there is a redrive of this id; CB007.
 create function commandbus.sp_start_redrive(
     p_domain      text,
     p_command_ids uuid[],
@@ -3556,14 +3577,15 @@ create function commandbus.sp_start_redrive(
     p_stop_after  int  default null,
     p_operator    text default null,
     p_reason      text default null,
-    p_limit       int  default 100000
+    p_limit       int  default 100000,
+    p_redrive_id  uuid default null
 )
 returns uuid
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_id    uuid := gen_random_uuid();
+    v_id    uuid := coalesce(p_redrive_id, gen_random_uuid());
     v_total int;
 begin
     perform commandbus._command_table(p_domain);
@@ -3576,7 +3598,11 @@ begin
     insert into commandbus.redrive (
         redrive_id, domain, rate, stop_after, total_count, operator, reason, stepped_at)
     values (v_id, p_domain, p_rate, p_stop_after, 0, p_operator, p_reason,
-        clock_timestamp() - make_interval(secs => 1 / p_rate));  -- the first goes at once
+        clock_timestamp() - make_interval(secs => 1 / p_rate))  -- the first goes at once
+    on conflict (redrive_id) do nothing;
+    if not found then
+        raise exception 'redrive % exists', v_id using errcode = 'CB006';
+    end if;
     insert into commandbus.redrive_item (redrive_id, command_id, position)
     select v_id, n.command_id, row_number() over (order by n.attention_at, n.command_id)
     from (

@@ -56,6 +56,7 @@ class TroubleshootingQueue:
         *,
         failure_key: UUID | None = None,
         start: PageKey | None = None,
+        with_payload: bool = True,
     ) -> list[TroubleshootingItem]:
         """Return a domain's waiting commands with their payloads, longest waiting first.
 
@@ -67,14 +68,21 @@ class TroubleshootingQueue:
             failure_key: only of this group of failures.
             start: ``PageKey(item.waiting_since, item.command_id)`` of the last one of the page before: each page costs
                 as much as the first, and what was decided about meanwhile shifts nothing.
+            with_payload: False: payloads are None, and roles may ask that see none.
         """
-        return await self._list(check_domain(domain), command_type, limit, offset, failure_key, start)
+        return await self._list(check_domain(domain), command_type, limit, offset, failure_key, start, with_payload)
 
     async def list_all_troubleshooting(
-        self, command_type: str | None = None, limit: int = 50, offset: int = 0, *, start: PageKey | None = None
+        self,
+        command_type: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        *,
+        start: PageKey | None = None,
+        with_payload: bool = True,
     ) -> list[TroubleshootingItem]:
         """Return the waiting commands of all domains; as `list_troubleshooting`."""
-        return await self._list(None, command_type, limit, offset, None, start)
+        return await self._list(None, command_type, limit, offset, None, start, with_payload)
 
     async def count_troubleshooting(self, domain: str | None = None, command_type: str | None = None) -> int:
         """Return how many commands wait, of one domain or all, of one type or all."""
@@ -306,6 +314,7 @@ class TroubleshootingQueue:
         offset: int,
         failure_key: UUID | None,
         start: PageKey | None,
+        with_payload: bool,
     ) -> list[TroubleshootingItem]:
         return await self._commands.list_troubleshooting(
             domain,
@@ -314,6 +323,7 @@ class TroubleshootingQueue:
             offset=check_count(offset, "offset", 0, MAX_OFFSET),
             failure_key=None if failure_key is None else check_uuid(failure_key, "failure_key"),
             start=_check_start(start),
+            with_payload=with_payload,
         )
 
     @staticmethod

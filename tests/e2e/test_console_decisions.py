@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
+    from tests.e2e.browser import Windows
     from tests.integration.console.browser import World
 
 
@@ -81,20 +82,45 @@ def test_all_of_a_page_and_a_range_are_chosen_at_once(console_url: str, bus: Bus
     expect(page.get_by_text("Choose commands, then decide")).to_be_visible()
 
 
-def test_a_whole_group_is_canceled_with_a_reason_and_not_without(console_url: str, bus: Bus, page: Page) -> None:
+def test_a_whole_group_is_canceled_with_a_reason_and_not_without(
+    console_url: str, bus: Bus, page: Page, screenshot: Callable[[Page, str], None]
+) -> None:
     ids = park(bus, 60)
     page.goto(f"{console_url}/troubleshooting")
     page.get_by_role("link", name="Ship", exact=True).click()
     expect(page.locator("[data-rows] tr")).to_have_count(50)
     page.get_by_label("The whole group").check()
-    decide(page, "Cancel")
-    expect(page.locator("#reason-wrong")).to_be_visible()
+    reason = page.get_by_role("textbox", name="Reason")
+    reason.fill(" ")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator("#reason-wrong")).to_have_text("is missing")
+    expect(page.get_by_role("dialog")).to_be_hidden()  # what cannot be done is not asked about
+    expect(reason).to_be_focused()
+    expect(reason).to_have_accessible_description("is missing")
+    screenshot(page, "console-reason-missing-1280-light")
+    reason.press_sequentially("t")
+    expect(page.locator("#reason-wrong")).to_have_count(0)
     expect(page.get_by_label("The whole group")).to_be_checked()
     assert bus.status(ids[0]) == "IN_TROUBLESHOOTING_QUEUE"
     decide(page, "Cancel", "the customer is gone")
     expect(page.get_by_role("status")).to_contain_text("Canceled 60 commands")
     expect(page.get_by_text("Nothing of this group waits any more").first).to_be_visible()
     assert {bus.status(one) for one in ids} == {"CANCELED"}
+
+
+def test_without_scripts_the_server_refuses_a_cancel_without_a_reason(
+    console_url: str, bus: Bus, open_page: Windows
+) -> None:
+    ids = park(bus, 2)
+    page = open_page(scripts=False)
+    page.goto(f"{console_url}/troubleshooting/commands")
+    page.locator("[data-rows] input[type=checkbox]").first.check()
+    with page.expect_response("**/troubleshooting/cancel") as answer:
+        page.get_by_role("button", name="Cancel", exact=True).click()
+    assert answer.value.status == 422
+    expect(page.locator("#reason-wrong")).to_have_text("is missing")
+    expect(page.locator("[data-rows] input[type=checkbox]").first).to_be_checked()
+    assert {bus.status(one) for one in ids} == {"IN_TROUBLESHOOTING_QUEUE"}
 
 
 def test_who_goes_back_at_the_question_changes_nothing(console_url: str, bus: Bus, page: Page) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
+import pytest
 
 from tests.integration.sql_helpers import open_bus
 from tests.integration.test_cli import CANARY, DOMAIN, cli, park
@@ -41,6 +42,23 @@ def test_a_command_is_found_by_the_beginning_of_its_id_in_every_domain(cli: Cli,
     assert "8 to 32 hexadecimal digits" in cli.refusal("find", "--id", str(command_id)[:7], code=2)
     for other in ((DOMAIN,), ("--status", "FAILED"), ("--text", "x"), ("--after", "2h")):
         assert "--id goes with no other filter" in cli.refusal("find", *other, "--id", command_id, code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("find", "--id", "abc"), "id"),
+        (("find", "--type", ""), "type"),
+        (("tsq", "list", "--type", ""), "type"),
+        (("tsq", "count", "--type", ""), "type"),
+        (("tsq", "retry", DOMAIN, "--all", "--type", "", "--yes"), "type"),
+        (("tsq", "edit", DOMAIN, UUID(int=7), "{}", "--handlers", "nowhere"), "handlers"),
+        (("console", "--registry", "nowhere"), "registry"),
+        (("audit", "--event", ""), "event"),
+    ],
+)
+def test_an_error_names_the_option_that_was_typed(cli: Cli, arguments: tuple[object, ...], option: str) -> None:
+    assert cli.refusal(*arguments, code=2).startswith(f"commandbus: {option}: must be ")
 
 
 def test_an_overview_shows_what_waits_and_who_works(cli: Cli, database_url: str) -> None:
@@ -151,7 +169,7 @@ def test_the_audit_of_all_is_searched(cli: Cli, database_url: str) -> None:
         (("--after", "1h", "--before", "2h"), "after: must be earlier"),
         (("--after", "yesterday"), "such as 15m"),
         (("--limit", 0), "limit"),
-        (("--event", ""), "event_type"),
+        (("--event", ""), "event: must be"),
         ((command_id, "--event", "SENT"), "one story"),
         ((command_id, "--correlation-id", uuid4()), "either"),
         (("--correlation-id", "x"), "--correlation-id"),
@@ -216,7 +234,7 @@ def test_a_reason_that_is_too_long_is_refused_before_anything_else(cli: Cli) -> 
     for command in (
         ("tsq", "retry", DOMAIN, uuid4()),
         ("tsq", "cancel", DOMAIN, uuid4()),
-        ("tsq", "edit", DOMAIN, uuid4(), "{"),
+        ("tsq", "edit", DOMAIN, UUID(int=7), "{"),
         ("queue", "resume", DOMAIN),
         ("redrive", "stop", uuid4()),
     ):

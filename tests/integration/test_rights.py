@@ -54,6 +54,7 @@ MATRIX = {
     "sp_prune_replies": "operator",
     "list_troubleshooting": "operator",
     "get_payload": "operator",
+    "list_waiting": "app operator readonly",
     "list_troubleshooting_ids": "app operator readonly",
     "count_troubleshooting": "app operator readonly",
     "get_command": "app operator readonly",

@@ -251,6 +251,21 @@ def redrive(bus: Bus, redrive_id: UUID) -> tuple[str, int, int, int, int]:
     return (row["status"], *counts)
 
 
+def test_a_redrive_of_an_id_is_started_once_though_two_ask_at_the_same_moment(bus: Bus) -> None:
+    bus.park(3)
+    redrive_id = uuid4()
+    with open_bus(bus.url) as watcher, open_bus(bus.url) as other:
+        bus.run("begin")
+        assert start(bus, redrive_id=redrive_id) == redrive_id
+        with in_thread(lambda: start(other, redrive_id=redrive_id)) as late:
+            watcher.wait_until_blocked()
+            bus.run("commit")
+            with refusal("CB006", "exists"):
+                late.result()
+    assert redrive(bus, redrive_id)[:2] == ("RUNNING", 3)
+    assert bus.value("select count(*) from commandbus.redrive_item") == 3
+
+
 def test_a_redrive_queues_its_selection_again_at_its_rate_longest_waiting_first(bus: Bus) -> None:
     command_ids = bus.park(12)
     by_age = [row["list_troubleshooting_ids"] for row in bus.call("list_troubleshooting_ids", domain=DOMAIN)]

@@ -276,6 +276,7 @@ CALLS: dict[str, Callable[[Bus], Callable[[], object]]] = {
     "sp_operator_complete": decide("complete"),
     "sp_operator_retry refused": refused,
     "sp_take_replies": take_replies,
+    "list_waiting": look("list_waiting"),
     "list_troubleshooting": look("list_troubleshooting"),
     "list_troubleshooting of all domains": lambda bus: lambda: bus.call("list_troubleshooting"),
     "list_troubleshooting late": list_late(),

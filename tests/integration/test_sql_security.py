@@ -106,6 +106,7 @@ def live(bus: Recorder) -> None:
     parked = received[3]["command_id"]
     for function in (
         "list_troubleshooting",
+        "list_waiting",
         "list_troubleshooting_ids",
         "count_troubleshooting",
         "list_batches",

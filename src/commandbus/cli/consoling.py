@@ -9,7 +9,7 @@ import typer
 
 from commandbus.cli.load import load_registry
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
-from commandbus.cli.options import DatabaseUrl, examples, resolve_url
+from commandbus.cli.options import DatabaseUrl, examples, named, resolve_url
 from commandbus.cli.output import note
 from commandbus.cli.problem import Problem
 from commandbus.settings import CommandBusSettings
@@ -44,7 +44,8 @@ def console(
     configure_logging(log_level, log_format)
     asked = {"host": host, "port": port}
     settings = ConsoleSettings.load(**{name: value for name, value in asked.items() if value is not None})
-    handlers = None if registry is None else load_registry(registry)
+    with named(target="registry"):
+        handlers = None if registry is None else load_registry(registry)
     signal.signal(signal.SIGTERM, _stop)
     with CommandBusPool(_pool_settings(resolve_url(database_url))) as pool:
         door = "; without login, for this machine only" if settings.is_open else ""

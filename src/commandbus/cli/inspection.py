@@ -15,6 +15,7 @@ from commandbus.cli.options import (
     Limit,
     examples,
     known_domain,
+    named,
     open_pool,
     read_span,
 )
@@ -80,7 +81,7 @@ def audit(
     if (command_id or correlation_id) and (event or after or before):
         raise Problem("--event, --after and --before are for all: a command or a conversation has one story", BAD_INPUT)
     begin, end = read_span(after, before)
-    with open_pool(database_url) as pool:
+    with open_pool(database_url) as pool, named(event_type="event"):
         bus = CommandBus(pool)
         if correlation_id is not None:
             found = _of_conversation(bus, domain, correlation_id)

@@ -1,7 +1,5 @@
 """`commandbus overview`, `throughput`, `workers`, `leases` and `find`: the running system, and its commands."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -17,13 +15,13 @@ from commandbus.cli.options import (
     Limit,
     examples,
     known_domain,
+    named,
     open_pool,
     read_span,
 )
 from commandbus.cli.output import note, print_json, print_rows, row_of
-from commandbus.models import CommandMetadata, CommandPage, CommandStatus, PageKey
-from commandbus.payload import check_count
-from commandbus.sync.bus import MAX_PAGE, CommandBus
+from commandbus.models import CommandMetadata, CommandStatus, PageKey
+from commandbus.sync.bus import CommandBus
 from commandbus.sync.operations import Operations
 
 OVERVIEW_EXAMPLES = examples("overview", "overview payments --json")
@@ -136,39 +134,36 @@ def find(
     if beginning is not None:
         if any((domain, status, command_type, text, correlation_id, batch_id, group, after, before)):
             raise typer.BadParameter("--id goes with no other filter: it looks in all domains")
-        with open_pool(database_url) as pool:
+        with open_pool(database_url) as pool, named(beginning="id"):
             _show_found(CommandBus(pool).find_by_id(beginning, limit), as_json=as_json)
         return
     created_after, created_before = read_span(after, before)
-    with open_pool(database_url) as pool:
-        look = partial(
-            CommandBus(pool).find_commands,
-            domain=None if domain is None else known_domain(pool, domain),
-            status=status,
-            command_type=command_type,
-            text=text,
-            correlation_id=correlation_id,
-            batch_id=batch_id,
-            failure_key=group,
-            created_after=created_after,
-            created_before=created_before,
-        )
-        found, has_more = find_up_to(check_count(limit, "limit", 1, MAX_PAGE), look)
-    if has_more:
+    with open_pool(database_url) as pool, named(command_type="type"):
+        bus = CommandBus(pool)
+        chosen = None if domain is None else known_domain(pool, domain)
+        found: list[CommandMetadata] = []
+        start: PageKey | None = None
+        while True:
+            page = bus.find_commands(
+                domain=chosen,
+                status=status,
+                command_type=command_type,
+                text=text,
+                correlation_id=correlation_id,
+                batch_id=batch_id,
+                failure_key=group,
+                created_after=created_after,
+                created_before=created_before,
+                start=start,
+                limit=limit - len(found),
+            )
+            found += page.commands
+            start = page.next_key
+            if not page.is_cut_short or len(found) >= limit:
+                break
+    if start is not None:
         note(f"the first {limit:,}: there may be more, see --limit and --before")
     _show_found(found, as_json=as_json)
-
-
-def find_up_to(most: int, look: Callable[..., CommandPage]) -> tuple[list[CommandMetadata], bool]:
-    """Return up to *most* commands, of as many pages of a search as that takes, and whether there may be others."""
-    found: list[CommandMetadata] = []
-    start: PageKey | None = None
-    while True:
-        page = look(start=start, limit=min(MAX_PAGE, most - len(found)))
-        found += page.commands
-        start = page.next_key
-        if start is None or len(found) >= most:
-            return found, start is not None
 
 
 def _show_found(found: list[CommandMetadata], *, as_json: bool) -> None:

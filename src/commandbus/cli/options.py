@@ -136,6 +136,21 @@ def known_domain(pool: CommandBusPool, domain: str) -> str:
 
 
 @contextmanager
+def named(**options: str) -> Iterator[None]:
+    """Let errors name an option as the user typed it, where the library's argument has another name.
+
+    Args:
+        options: the library's names, and the options'.
+    """
+    try:
+        yield
+    except InvalidArgumentError as error:
+        if error.field not in options:
+            raise
+        raise InvalidArgumentError(options[error.field], str(error).removeprefix(f"{error.field}: ")) from None
+
+
+@contextmanager
 def open_pool(given_url: str | None) -> Iterator[CommandBusPool]:
     """Give a small pool for one command.
 

@@ -22,12 +22,12 @@ from commandbus.cli.options import (
     examples,
     known_domain,
     login,
+    named,
     open_pool,
     read_data,
 )
 from commandbus.cli.output import counted, note, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
-from commandbus.cli.waiting import list_waiting
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import CommandStatus, Verdict
 from commandbus.payload import check_reason, parse_json
@@ -73,9 +73,14 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the commands that wait, longest waiting first."""
-    with open_pool(database_url) as pool:
+    with open_pool(database_url) as pool, named(command_type="type"):
         chosen = None if domain is None else known_domain(pool, domain)
-        rows = list_waiting(pool, chosen, command_type, limit, offset, with_payload=payload)
+        tsq = TroubleshootingQueue(pool)
+        if chosen is None:
+            items = tsq.list_all_troubleshooting(command_type, limit, offset, with_payload=payload)
+        else:
+            items = tsq.list_troubleshooting(chosen, command_type, limit, offset, with_payload=payload)
+    rows = [row_of(item, without=() if payload else ("payload",)) for item in items]
     if len(rows) == limit:
         note(f"the first {limit:,}: there may be more, see --limit and --offset")
     if as_json:
@@ -92,7 +97,7 @@ def count(
     as_json: AsJson = False,
 ) -> None:
     """Count the commands that wait."""
-    with open_pool(database_url) as pool:
+    with open_pool(database_url) as pool, named(command_type="type"):
         chosen = None if domain is None else known_domain(pool, domain)
         waiting = TroubleshootingQueue(pool).count_troubleshooting(chosen, command_type)
     if as_json:
@@ -147,7 +152,8 @@ def edit(
 ) -> None:
     """Queue a command again with other data; the audit keeps both versions."""
     value = read_data(data)
-    registry = None if handlers is None else load_registry(handlers, domain)
+    with named(target="handlers"):
+        registry = None if handlers is None else load_registry(handlers, domain)
     with open_pool(database_url) as pool:
         msg_id = TroubleshootingQueue(pool).edit_and_retry(
             domain, command_id, value, operator or login(), reason=reason, registry=registry
@@ -258,7 +264,8 @@ class _Choice:
             return self._ids
         if not self._yes and not sys.stdin.isatty():
             raise Problem(f"{'--group' if self._group else '--all'} needs --yes where nobody can be asked", BAD_INPUT)
-        found = tsq.list_command_ids(self.domain, self._command_type, failure_key=self._group)
+        with named(command_type="type"):
+            found = tsq.list_command_ids(self.domain, self._command_type, failure_key=self._group)
         if self._group and not found:
             raise Problem(f"no commands of group {self._group} wait in {self.domain}")
         if found and not self._yes:

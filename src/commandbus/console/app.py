@@ -13,7 +13,7 @@ from commandbus.console.looks import add_filters, reveal_all
 from commandbus.console.pages import PAGES
 from commandbus.console.security import CSRF_FIELD, csrf_token, known_user, protect
 from commandbus.console.settings import ConsoleSettings
-from commandbus.console.state import EXTENSION, NAVIGATION, Console, NavEntry
+from commandbus.console.state import EXTENSION, NAVIGATION, Console, NavEntry, place
 from commandbus.handlers import HandlerRegistry
 from commandbus.sync import CommandBusPool
 
@@ -112,6 +112,7 @@ class View:
         self.navigation = console.entries
         self.has_logout = console.settings.has_tokens
         self.user = known_user()
+        self.place = place()
 
     @property
     def csrf_token(self) -> str:
@@ -120,7 +121,7 @@ class View:
 
     @property
     def form_id(self) -> str:
-        """A new id for a form, see `commandbus.console.once`."""
+        """A new id for a form, see `Form.once`."""
         return str(uuid4())
 
     @property

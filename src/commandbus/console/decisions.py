@@ -72,9 +72,10 @@ class Tally:
 
 def read_chosen(form: Form, *, required: bool = True) -> Chosen:
     """Return the commands and groups that a form names, each as domain/id; a row's own button means that row alone."""
-    only = Chosen(_names(form, "only_command", 1, "command"), _names(form, "only_group", 1, "group"))
-    if only.commands or only.groups:
-        return only
+    if not form.is_of_program:
+        only = Chosen(_names(form, "only_command", 1, "command"), _names(form, "only_group", 1, "group"))
+        if only.commands or only.groups:
+            return only
     found = Chosen(_names(form, "command", MAX_SELECTION, "command"), _names(form, "group", MAX_GROUPS, "group"))
     if required and not form.errors and not found.commands and not found.groups:
         form.refuse("command", "Choose commands first.")

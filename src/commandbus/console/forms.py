@@ -37,6 +37,7 @@ from commandbus.payload import (
 T = TypeVar("T")
 S = TypeVar("S", bound=StrEnum)
 
+SENT_ALREADY = "This form was sent already: look at what it did before you send it once more."
 _OFTEN = frozenset({"command", "group"})
 _JSON = frozenset({"data", "result"})
 _INTEGER = re.compile(r"-?\d{1,19}")
@@ -50,11 +51,13 @@ class Form:
     """What somebody typed: its values, and what is wrong with them.
 
     Attributes:
+        is_of_program: it came as JSON, and not from a page.
         errors: one sentence per field; the key "" is about the form as a whole.
     """
 
-    def __init__(self, values: MultiDict[str, str]) -> None:
+    def __init__(self, values: MultiDict[str, str], *, is_of_program: bool = False) -> None:
         self._values = values
+        self.is_of_program = is_of_program
         self._read: set[str] = set()
         self.errors: dict[str, str] = {}
 
@@ -75,6 +78,11 @@ class Form:
         """Refuse the fields that nobody has read until now: a filter with a slip in its name would find too much."""
         for name in self._values.keys() - self._read:
             self.refuse(name, f"is unknown here; known: {', '.join(sorted(self._read)) or 'none'}")
+
+    def refuse_unknown(self) -> None:
+        """The same for a program; a page sends what any of its buttons could need."""
+        if self.is_of_program:
+            self.refuse_unread()
 
     def refuse_error(self, error: CommandBusError, fields: dict[str, str] | None = None) -> None:
         """Say beside its field what the library refuses; *fields* are the form's names for its arguments."""
@@ -130,7 +138,7 @@ class Form:
         return self.check(name, check_uuid, required=required)
 
     def once(self) -> UUID | None:
-        """Return the id that its page gave the form, by which it is noticed that it is sent twice."""
+        """Return the id that its page gave the form. What it makes has ids made of it: sent twice, it acts once."""
         found = self.uuid("form_id")
         if "form_id" in self.errors:
             self.refuse("", "The id of the form cannot be read: reload the page.")
@@ -193,7 +201,7 @@ def posted() -> Form:
     for name, value in sent.items():
         many = value if isinstance(value, list) and name in _OFTEN else [value]
         texts.setlist(name, [_text_of(name, item) for item in many if item is not None])
-    return Form(texts)
+    return Form(texts, is_of_program=True)
 
 
 def refuse_broken_text(*, is_body_read: bool) -> None:

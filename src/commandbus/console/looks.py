@@ -75,6 +75,9 @@ _LAYOUT = frozenset("\t\n\r")
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # seen as nothing, though letters or symbols
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 _ISOLATE, _END = "\u2068", "\u2069"
+_FOR_PROGRAMS = frozenset({"msg_id"})
+_SECONDS = "_seconds"
+_EXACT = 15  # digits that every float keeps; more show how it is stored, and not what was meant
 _STEPS = ((1_000, "ms"), (60, "s"), (60, "min"), (24, "h"), (365, "d"))
 
 
@@ -91,6 +94,7 @@ def add_filters(blueprint: Blueprint) -> None:
         rate,
         per_second,
         duration,
+        told,
         pretty,
         options,
         reveal,
@@ -180,6 +184,21 @@ def rate(value: float | None) -> str:
 def duration(seconds: float | None) -> str:
     """Return a measured duration, with three digits."""
     return "-" if seconds is None else charts.duration(seconds)
+
+
+def told(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what an event tells as labels and words; what says nothing to people is left out."""
+    given = {name: value for name, value in facts.items() if value not in (None, "") and name not in _FOR_PROGRAMS}
+    return [_told(name, value) for name, value in given.items()]
+
+
+def _told(name: str, value: Any) -> tuple[str, str]:  # noqa: ANN401  (any JSON)
+    label, is_number = name.replace("_", " "), isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and name.endswith(_SECONDS) and value >= 0:
+        return label.removesuffix(" seconds"), duration(value)
+    if isinstance(value, float):
+        return label, f"{value:.{_EXACT}g}"
+    return label, value if isinstance(value, str) else pretty(value)
 
 
 def number(value: int | float | None) -> str:

@@ -15,6 +15,7 @@ from commandbus.console.looks import iso, masked
 from commandbus.console.security import user
 from commandbus.models import AuditEvent, AuditEventType
 
+NO_PAYLOADS = {"payload": "The console's database role may not see what was sent; it needs commandbus_operator."}
 _BUSINESS = frozenset({"payload", "data", "custom_data", "result"})
 _OWN_EVENTS = frozenset(map(str, AuditEventType))
 _BUSINESS_IN_AUDIT = frozenset({"details", "result", "result_data", "before", "after"})

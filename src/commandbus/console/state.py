@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from flask import current_app
+from flask import current_app, request
 
 from commandbus.console.guesses import Guesses
-from commandbus.console.once import SentForms
 from commandbus.console.sessions import Sessions
 from commandbus.console.settings import ConsoleSettings
 from commandbus.handlers import HandlerRegistry
 from commandbus.sync import CommandBus, CommandBusPool, Operations, PgmqClient, Redrives, TroubleshootingQueue
 
 EXTENSION = "commandbus_console"
+_PLACE = "commandbus.place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,6 @@ class Console:
     redrives: Redrives = field(init=False)
     operations: Operations = field(init=False)
     queues: PgmqClient = field(init=False)
-    sent: SentForms = field(init=False, default_factory=SentForms)
     guesses: Guesses = field(init=False, default_factory=Guesses)
     sessions: Sessions = field(init=False)
 
@@ -82,6 +81,21 @@ class Console:
         object.__setattr__(self, "redrives", Redrives(self.pool))
         object.__setattr__(self, "operations", Operations(self.pool))
         object.__setattr__(self, "queues", PgmqClient(self.pool))
+
+
+def shown_at(address: str) -> None:
+    """Say where the page can be got again that answers a form, if not at the form's address; "" for nowhere."""
+    request.environ[_PLACE] = address
+
+
+def place() -> str | None:
+    """Return where the answer to a form can be got again, if anywhere."""
+    given: str | None = request.environ.get(_PLACE)
+    if given is not None or request.method != "POST":
+        return given
+    routes = current_app.create_url_adapter(request)
+    takes_get = routes is not None and routes.test(method="GET")
+    return request.full_path.rstrip("?") if takes_get else None
 
 
 def console() -> Console:

@@ -172,6 +172,7 @@ _READING = (
     "get_batch",
     "list_batches",
     "list_batch_commands",
+    "list_waiting",
     "list_troubleshooting_ids",
     "count_troubleshooting",
     "find_domains",

@@ -39,11 +39,12 @@ class PostgresRedrives(Repository):
         operator: str | None,
         reason: str | None,
         limit: int,
+        redrive_id: UUID | None,
     ) -> UUID:
         """Freeze a selection; return the redrive's id. Source: ``commandbus.sp_start_redrive``."""
-        redrive_id: UUID = await self._value(
+        started: UUID = await self._value(
             "select commandbus.sp_start_redrive($1::text, $2::uuid[], $3::uuid, $4::float8, $5::int, $6::text,"
-            " $7::text, $8::int)",
+            " $7::text, $8::int, $9::uuid)",
             (
                 domain,
                 None if command_ids is None else uuid_array(command_ids),
@@ -53,10 +54,11 @@ class PostgresRedrives(Repository):
                 operator,
                 reason,
                 limit,
+                redrive_id,
             ),
             repeatable=False,
         )
-        return redrive_id
+        return started
 
     async def control(self, redrive_id: UUID, action: str, operator: str | None, reason: str | None) -> RedriveStatus:
         """PAUSE, RESUME or STOP one; return its new status. Source: ``commandbus.sp_control_redrive``."""

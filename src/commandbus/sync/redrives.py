@@ -47,6 +47,7 @@ class Redrives:
         operator: str | None = None,
         reason: str | None = None,
         limit: int = MAX_COMMANDS,
+        redrive_id: UUID | None = None,
     ) -> UUID:
         """Freeze a selection of a domain's waiting commands and begin to queue them again, longest waiting first.
 
@@ -60,13 +61,14 @@ class Redrives:
             operator: who decides, for the audit; up to 200 characters.
             reason: and why; up to 2,000.
             limit: the most to select, 1 to 100,000.
+            redrive_id: one of yours, made when None: then it is started once, however often you ask.
 
         Returns:
             The redrive's id.
 
         Raises:
             InvalidArgumentError: an argument breaks its limit.
-            InvalidOperationError: nothing of the selection waits.
+            InvalidOperationError: nothing of the selection waits, or there is a redrive of this id.
             QueueNotFoundError: the domain has no queue.
         """
         if command_ids is not None:
@@ -83,6 +85,7 @@ class Redrives:
             operator=check_operator(operator),
             reason=check_reason(reason),
             limit=check_count(limit, "limit", 1, MAX_COMMANDS),
+            redrive_id=None if redrive_id is None else check_uuid(redrive_id, "redrive_id"),
         )
 
     def list(self, domain: str | None = None, limit: int = 50) -> list[Redrive]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlencode
 from uuid import uuid4
 
 import pytest
@@ -185,6 +188,38 @@ def test_a_refused_decision_keeps_the_selection_and_the_text(operator: Browser, 
     assert f'value="{DOMAIN}/{world.parked[1]}" aria-label="Choose DebitAccount {world.parked[1]}" checked' in text
     assert "{not json</textarea>" in text
     assert text.count(" checked") == 1
+
+
+def place_of(page: str) -> str | None:
+    """Return where a page says that it can be got again."""
+    found = re.search(r'<html lang="en" data-place="([^"]*)"', page)
+    return None if found is None else html.unescape(found[1])
+
+
+def test_the_page_of_a_refused_form_says_where_it_can_be_got_again(operator: Browser, world: World) -> None:
+    names = [f"{DOMAIN}/{one}" for one in world.parked]
+    command, redrive = f"/commands/{DOMAIN}/{world.parked[0]}", f"/redrives/{world.redrives[0]}"
+    chosen = urlencode([("command", name) for name in names])
+    for path, data, place in (
+        ("/send", {}, "/send"),
+        ("/send/bulk", {}, "/send/bulk"),
+        (f"{command}/edit", {"data": "{"}, f"{command}/edit"),
+        ("/troubleshooting/cancel", {"from": "command", "command": names[0]}, command),
+        ("/troubleshooting/cancel?domain=pay", {"from": "groups"}, "/troubleshooting?domain=pay"),
+        (f"/troubleshooting/retry?start={KEY}", {"from": "commands"}, f"/troubleshooting/commands?start={quote(KEY)}"),
+        ("/redrives", {"domain": DOMAIN, "rate": "x", "reason": "why"}, f"/redrives/new?domain={DOMAIN}"),
+        ("/redrives", {"command": names, "rate": "x"}, f"/redrives/new?{chosen}"),
+        (f"{redrive}/pause", {"reason": LONG}, redrive),
+        (f"/queues/{DOMAIN}/pause", {"reason": LONG}, f"/queues/{DOMAIN}"),
+    ):
+        answer = operator.post(path, data)
+        assert (answer.status_code, unquote(place_of(answer.text) or "")) == (422, unquote(place)), path
+        page = operator.get(place)
+        assert (page.status_code, place_of(page.text)) == (200, None), place
+    many = operator.post("/redrives", {"command": [f"{DOMAIN}/{uuid4()}" for _ in range(1_000)], "rate": "x"})
+    assert (many.status_code, place_of(many.text)) == (422, None), "too much for an address"
+    refused = operator.post_raw("/send", {})
+    assert (refused.status_code, place_of(refused.text)) == (403, None), "a failure is not the page"
 
 
 def test_decisions_are_those_of_the_library(operator: Browser, world: World, sync_pool: CommandBusPool) -> None:

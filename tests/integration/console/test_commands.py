@@ -88,6 +88,7 @@ def test_attempts_and_the_reply_are_told(operator: Browser, database_url: str) -
     command_id = uuid4()
     with open_bus(database_url) as bus:
         bus.run("delete from pgmq.q_pay__commands")
+        bus.run("delete from commandbus.scheduled")
         bus.send(command_id, reply_queues=["pay__replies"])
         bus.settle(bus.receive(), "RETRY", **errors(1, "TRANSIENT", delay=0))
         path = f"/commands/{DOMAIN}/{command_id}"

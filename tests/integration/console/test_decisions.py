@@ -195,8 +195,9 @@ def test_retries_of_two_operators_queue_each_command_once(
 
 def test_programs_get_verdicts_and_problems_as_json(operator: Browser, world: World) -> None:
     headers = {"X-CSRF-Token": operator.csrf_token()}
-    good = {"command": [f"{DOMAIN}/{world.parked[0]}"], "reason": "by a program", "result": {"paid": True}}
-    wrong = operator.open("/api/troubleshooting/cancel", method="POST", json=good | {"reason": ""}, headers=headers)
+    chosen = {"command": [f"{DOMAIN}/{world.parked[0]}"]}
+    good = chosen | {"reason": "by a program", "result": {"paid": True}}
+    wrong = operator.open("/api/troubleshooting/cancel", method="POST", json=chosen | {"reason": ""}, headers=headers)
     assert (wrong.status_code, wrong.mimetype) == (422, "application/problem+json")
     assert wrong.get_json()["errors"] == {"reason": "is missing"}
     for body in ("[]", "{", "7"):

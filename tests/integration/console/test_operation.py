@@ -18,8 +18,9 @@ from commandbus.errors import PoolTimeoutError
 from commandbus.migrate import grant
 from commandbus.sync import CommandBus, Operations, Redrives
 from commandbus.sync import CommandBusPool as Pool
-from tests.integration.console.browser import DOMAIN, OPERATOR_TOKEN, TOKENS, VIEWER_TOKEN, Browser
+from tests.integration.console.browser import CANARY, DOMAIN, OPERATOR_TOKEN, TOKENS, VIEWER_TOKEN, Browser, routes
 from tests.integration.console.test_bad_input import DOMAINS, LONG
+from tests.integration.console.test_pages import ELSEWHERE, STREAMS
 from tests.integration.console.test_xss import HOSTILE, check_page
 from tests.integration.granted import login
 
@@ -339,9 +340,22 @@ def test_a_role_that_may_not_see_everything_is_told_so(names: RoleNames, direct_
     assert world.parked
     grant(direct_url, **asdict(names))
     with Pool(database_url=login(direct_url, names.readonly)) as pool:
-        browser = Browser(create_app(pool, settings=ConsoleSettings.load()))
-        for path in ("/", "/queues", f"/queues/{DOMAIN}", "/health", "/health?look=verify", "/health?look=doctor"):
-            assert browser.get(path).status_code == 200, path
+        app = create_app(pool, settings=ConsoleSettings.load())
+        browser = Browser(app)
+        pages = [path for _, path, endpoint in routes(app, world, "GET") if endpoint not in ELSEWHERE | STREAMS]
+        pages += [f"{path}?payload=on" for path in pages if path.endswith(str(world.parked[0]))]
+        pages += ["/health?look=verify", "/health?look=doctor", f"/troubleshooting/commands?domain={DOMAIN}"]
+        assert {path: browser.get(path).status_code for path in pages} == dict.fromkeys(pages, 200)
+        assert len(pages) > 35
+        command = f"/commands/{DOMAIN}/{world.parked[0]}"
+        for path in ("/troubleshooting/commands", f"{command}?payload=on", f"{command}/edit"):
+            text = browser.get(path).text
+            assert "database role may not see what was sent" in text, path
+            assert (CANARY in text, "not kept any more" in text, "is lost" in text) == (False, False, False), path
+        found = browser.get("/api/troubleshooting/commands").get_json()
+        waiting = [(row["command_id"], row["payload"]) for row in found["commands"]]
+        assert (waiting, list(found["refused"])) == ([(str(one), None) for one in world.parked], ["payload"])
+        assert list(browser.get(f"/api{command}?payload=on").get_json()["refused"]) == ["payload"]
         found = browser.get("/api/health?look=doctor").get_json()
         unknown = {check["name"]: check["found"] for check in found["checks"] if check["status"] == "warning"}
         assert {"oldest transaction", "stuck commands"} <= set(unknown)

@@ -139,6 +139,29 @@ def test_programs_are_told_which_parameter_is_unknown_and_pages_do_not_mind(
     assert known == f"is unknown here; known: {names}"
 
 
+def test_programs_are_told_which_field_is_unknown_and_forms_do_not_mind(
+    operator: Browser, world: World, state: Any
+) -> None:
+    before, headers = state(), {"X-CSRF-Token": operator.csrf_token()}
+    chosen = {"command": [f"{DOMAIN}/{world.parked[0]}"], "reason": "why"}
+    edit, redrive = f"commands/{DOMAIN}/{world.parked[0]}/edit", f"redrives/{world.redrives[0]}/pause"
+    for path, body, known in (
+        ("troubleshooting/retry", chosen, "command, group, reason"),
+        ("troubleshooting/cancel", chosen, "command, group, reason"),
+        ("troubleshooting/complete", chosen, "command, group, reason, result"),
+        ("redrives", chosen | {"rate": 1}, "command, domain, form_id, group, rate, reason, stop_after"),
+        (redrive, {"reason": "why"}, "reason"),
+        (edit, {"data": {}, "reason": "why"}, "data, reason"),
+    ):
+        for slip in ({"raeson": "why"}, {"commands": None}, {"only_command": chosen["command"][0]}):
+            answer = operator.open(f"/api/{path}", method="POST", json=body | slip, headers=headers)
+            found = answer.get_json()["errors"]
+            assert (answer.status_code, found) == (422, dict.fromkeys(slip, f"is unknown here; known: {known}")), path
+    assert state() == before
+    assert operator.post("/troubleshooting/retry", chosen | {"raeson": "why"}).status_code == 302
+    assert state() != before
+
+
 def test_parameters_that_lists_give_for_their_next_page_are_known(operator: Browser, world: World) -> None:
     assert len(world.parked) == 2
     found = operator.get("/api/commands?limit=2").get_json()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
 from commandbus.sync import CommandBus, Redrives
-from tests.integration.console.browser import DOMAIN, Browser
+from tests.integration.console.browser import DOMAIN, OPERATOR_TOKEN, TOKENS, Browser
+from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
     from commandbus.sync import CommandBusPool
     from tests.integration.console.browser import World
+    from tests.integration.console.conftest import MakeApp
 
 SEND = {"domain": DOMAIN, "type": "Twice", "data": "{}"}
 LINES = '{"data": {"n": 1}}\n{"data": {"n": 2}}'
@@ -62,6 +65,34 @@ def test_a_redrive_is_started_once(operator: Browser, world: World, sync_pool: C
     assert (again.status_code, "was sent already" in again.text, started()) == (422, True, 1)
     assert operator.post("/redrives", data | {"form_id": form_id(again.text)}).status_code == 302
     assert started() == 2
+
+
+def test_a_redrive_that_could_not_begin_is_started_by_the_same_form(
+    operator: Browser, world: World, sync_pool: CommandBusPool, database_url: str
+) -> None:
+    form = {"domain": DOMAIN, "rate": "1", "form_id": form_id(operator.get("/redrives/new").text)}
+    with open_bus(database_url) as bus:
+        bus.run(
+            "create function public.busy() returns trigger language plpgsql as"
+            " $$ begin raise lock_not_available; end $$"
+        )
+        bus.run("create trigger busy before insert on commandbus.redrive for each row execute function public.busy()")
+        assert operator.post("/redrives", form).status_code == 503
+        bus.run("drop trigger busy on commandbus.redrive")
+    assert operator.post("/redrives", form).status_code == 302
+    assert "was sent already" in operator.post("/redrives", form).text
+    assert len(Redrives(sync_pool).list()) == len(world.redrives) + 1
+
+
+def test_a_redrive_is_started_once_whichever_console_has_its_form(
+    make_app: MakeApp, world: World, sync_pool: CommandBusPool
+) -> None:
+    here, there = (Browser(make_app(**TOKENS), OPERATOR_TOKEN) for _ in range(2))
+    form = {"command": [f"{DOMAIN}/{one}" for one in world.parked], "rate": "1", "form_id": str(uuid4())}
+    assert here.post("/redrives", form).status_code == 302
+    assert "was sent already" in there.post("/redrives", form).text
+    assert len(Redrives(sync_pool).list()) == len(world.redrives) + 1
+    assert there.post("/redrives", form | {"command": form["command"][:1]}).status_code == 302, "another selection"
 
 
 @pytest.mark.parametrize("path", ["/send", "/send/bulk", "/redrives"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import sys
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -43,6 +45,20 @@ def test_a_group_is_found_however_many_are_larger(operator: Browser, world: Worl
     assert (found["total"], len(found["commands"])) == (2, 2)
     assert "Nothing of it waits" not in operator.get(f"/troubleshooting/commands?domain={DOMAIN}&group={key}").text
     assert "empty by now" not in operator.get(f"/redrives/new?group={DOMAIN}/{key}").text
+
+
+def test_facts_of_events_are_told_as_people_would(operator: Browser, world: World, direct_url: str) -> None:
+    facts = {
+        "delay_seconds": 83.42119600000001, "share": 0.1 + 0.2, "amount": 1234567.25, "rate": 10.0, "attempt": 100000,
+        "is_late": True, "took_seconds": "long", "msg_id": 4711, "nothing": None, "blank": "", "parts": {"n": 0.5},
+    }  # fmt: skip
+    run(direct_url, "select commandbus.log_event(%s, %s, 'NOTED', %s)", (DOMAIN, world.parked[0], json.dumps(facts)))
+    for path in (f"/commands/{DOMAIN}/{world.parked[0]}", "/audit?event=NOTED"):
+        text = html.unescape(re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", operator.get(path).text)))
+        for words in ("delay 1.39 min", "share 0.3 ", "amount 1234567.25 ", "rate 10 ", "attempt 100000 ",
+                      "is late true", "took seconds long", 'parts { "n": 0.5 }'):  # fmt: skip
+            assert words in text, path
+        assert [words for words in ("delay seconds", "msg id", "nothing", "blank") if words in text] == [], path
 
 
 @pytest.mark.parametrize("seconds", [-90, 90])

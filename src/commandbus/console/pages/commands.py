@@ -6,12 +6,13 @@ from uuid import UUID
 
 from flask import Blueprint, abort, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from psycopg.errors import InsufficientPrivilege
 
 from commandbus.console.attempts import Attempt, attempts
 from commandbus.console.difference import Line, difference
 from commandbus.console.forms import Form
 from commandbus.console.paging import Trail
-from commandbus.console.records import facts, json_or_errors, plain, shown
+from commandbus.console.records import NO_PAYLOADS, facts, json_or_errors, plain, shown
 from commandbus.console.state import console
 from commandbus.errors import CommandNotFoundError, InvalidArgumentError
 from commandbus.models import (
@@ -23,6 +24,7 @@ from commandbus.models import (
     MessagePlace,
     PageKey,
     ReplyOutcome,
+    StoredMessage,
 )
 from commandbus.payload import check_domain
 
@@ -78,7 +80,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A command and everything around it. *payload* and *place* are None unless they were asked for and are at hand."""
+    """A command and everything around it.
+
+    *payload* and *place* are None unless they were asked for and are at hand; *refused* says why, where the database
+    keeps the payload from this console.
+    """
 
     command: CommandMetadata
     events: list[Event]
@@ -88,6 +94,7 @@ class Story:
     is_payload_asked: bool
     payload: Any
     place: str | None
+    refused: dict[str, str]
     batch: BatchMetadata | None
     related: list[CommandMetadata]
 
@@ -135,6 +142,7 @@ def show_json(domain: str, command_id: UUID) -> ResponseReturnValue:
             "result": None if story.result is None else story.result.value,
             "payload": story.payload,
             "place": story.place,
+            "refused": story.refused,
             "related": [plain(row) for row in story.related],
         },
     )
@@ -182,6 +190,14 @@ def command_or_404(domain: str, command_id: UUID) -> CommandMetadata:
     return command
 
 
+def message_of(domain: str, command_id: UUID) -> tuple[StoredMessage | None, dict[str, str]]:
+    """Return what was sent, or None where nothing is kept; and why it is, where it is kept from this console."""
+    try:
+        return console().bus.get_message(domain, command_id), {}
+    except InsufficientPrivilege:
+        return None, NO_PAYLOADS
+
+
 def _find(form: Form) -> Found:
     """Return a page of commands; none while a filter is wrong."""
     filters = {
@@ -208,7 +224,7 @@ def _find(form: Form) -> Found:
 
 def _story(domain: str, command_id: UUID, *, is_payload_asked: bool) -> Story:
     bus, command = console().bus, command_or_404(domain, command_id)
-    message = bus.get_message(domain, command_id) if is_payload_asked else None
+    message, refused = message_of(domain, command_id) if is_payload_asked else (None, {})
     related = []
     if command.correlation_id is not None:
         found = bus.find_commands(correlation_id=command.correlation_id, limit=_RELATED + 1).commands
@@ -224,6 +240,7 @@ def _story(domain: str, command_id: UUID, *, is_payload_asked: bool) -> Story:
         is_payload_asked,
         None if message is None else shown(message.data),
         None if message is None else _PLACES[message.place],
+        refused,
         batch,
         related,
     )

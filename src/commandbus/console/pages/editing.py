@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from commandbus.console.forms import Form, posted
 from commandbus.console.looks import pretty
-from commandbus.console.pages.commands import command_or_404
+from commandbus.console.pages.commands import command_or_404, message_of
 from commandbus.console.records import refused, shown
 from commandbus.console.security import user, wants_json
 from commandbus.console.state import console
@@ -38,6 +38,7 @@ def edit_post(domain: str, command_id: UUID) -> ResponseReturnValue:
     """Queue the command again with what is in the form."""
     command, form = command_or_404(domain, command_id), posted()
     data, reason = form.json_object("data", required=True), form.text("reason", MAX_REASON)
+    form.refuse_unknown()
     problems = [] if data is None else _problems(command, data)
     if problems:
         words = "; ".join(f"{place}: {message}" for place, message in problems)
@@ -106,7 +107,7 @@ def _may_be_rounded(value: Any) -> bool:  # noqa: ANN401  (any JSON)
 
 
 def _show(command: CommandMetadata, form: Form, problems: list[Problem]) -> str:
-    message = console().bus.get_message(command.domain, command.command_id)
+    message, kept_back = message_of(command.domain, command.command_id)
     model = _model(command)
     return render_template(
         "commandbus/pages/edit.html",
@@ -114,6 +115,7 @@ def _show(command: CommandMetadata, form: Form, problems: list[Problem]) -> str:
         form=form,
         problems=problems,
         text=None if message is None else pretty(shown(message.data)),
+        refused=kept_back,
         may_be_rounded=message is not None and _may_be_rounded(message.data),
         waits=command.status is CommandStatus.IN_TROUBLESHOOTING_QUEUE,
         is_checked=_is_checked(command),

@@ -16,7 +16,7 @@ from commandbus.console.pages.overview import plain_workers, silent
 from commandbus.console.recent import recent
 from commandbus.console.records import json_or_errors, plain
 from commandbus.console.security import user
-from commandbus.console.state import console
+from commandbus.console.state import console, shown_at
 from commandbus.models import DomainOverview, LeaseInfo, WorkerInfo
 from commandbus.payload import check_reason
 
@@ -89,6 +89,7 @@ def _switch(domain: str, *, is_held: bool) -> ResponseReturnValue:
     _find(domain)
     reason = form.check("reason", lambda text, _: check_reason(text))
     if form.errors:
+        shown_at(url_for("console.queues.detail", domain=domain))
         return _show(domain, form, 422)
     operations = console().operations
     change = operations.pause if is_held else operations.resume

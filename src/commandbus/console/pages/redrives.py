@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import psycopg
 from flask import Blueprint, abort, flash, jsonify, redirect, render_template, request, url_for
@@ -10,12 +10,11 @@ from flask.typing import ResponseReturnValue
 
 from commandbus.console.charts import Share, shares
 from commandbus.console.decisions import Chosen, Name, read_chosen
-from commandbus.console.forms import Form, posted
-from commandbus.console.once import SENT_ALREADY
+from commandbus.console.forms import SENT_ALREADY, Form, posted
 from commandbus.console.recent import recent
 from commandbus.console.records import facts, json_or_errors, plain, refused
 from commandbus.console.security import user, wants_json
-from commandbus.console.state import console
+from commandbus.console.state import console, shown_at
 from commandbus.errors import CommandBusError, InvalidOperationError, QueueNotFoundError
 from commandbus.models import FailureGroup, Redrive, RedriveProgress, RedriveStatus
 
@@ -25,7 +24,7 @@ MAX_REASON = 2_000
 MAX_COMMANDS = 100_000
 DEFAULT_RATE = "10"
 _MOST = 200
-_ACTIONS = ("pause", "resume", "stop")
+_LONGEST_ADDRESS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +114,19 @@ def start() -> ResponseReturnValue:
     form = posted()
     chosen = read_chosen(form, required=False)
     is_all = not chosen.commands and not chosen.groups
-    domain = form.domain(required=is_all) if is_all else None
+    domain = form.domain(required=is_all)
     options = {
         "rate": form.decimal("rate", 0.001, 10_000, required=True),
         "stop_after": form.count("stop_after", 1, MAX_COMMANDS),
         "reason": form.text("reason", MAX_REASON),
     }
     form_id = form.once()
-    if not form.errors and form_id is not None and not console().sent.is_first(form_id):
-        form.refuse("", SENT_ALREADY)
-    started = Started() if form.errors else _start(chosen, domain, options)
+    form.refuse_unknown()
+    started = Started() if form.errors else _start(chosen, domain if is_all else None, options, form_id)
     if not form.errors and not started.redrives:
-        form.refuse("", " ".join(started.refusals))
+        form.refuse("", " ".join(dict.fromkeys(started.refusals)))
     if form.errors:
-        return refused(form) if wants_json() else (_show_new(form, chosen), 422)
+        return refused(form) if wants_json() else (_show_again(form, chosen), 422)
     if wants_json():
         return jsonify(redrives=[str(one) for one in started.redrives], refused=started.refusals), 201
     return _tell(started)
@@ -140,7 +138,9 @@ def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
     """Pause a redrive, go on with it, or end it."""
     form = posted()
     reason = form.text("reason", MAX_REASON)
+    form.refuse_unknown()
     _now(redrive_id)
+    shown_at(url_for("console.redrives.show", redrive_id=redrive_id))
     if form.errors:
         return refused(form) if wants_json() else (_show(redrive_id, form), 422)
     status = getattr(console().redrives, action)(redrive_id, user().name, reason)
@@ -152,17 +152,22 @@ def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
     return redirect(url_for("console.redrives.show", redrive_id=redrive_id))
 
 
-def _start(chosen: Chosen, domain: str | None, options: dict[str, Any]) -> Started:
+def _start(chosen: Chosen, domain: str | None, options: dict[str, Any], form_id: UUID | None) -> Started:
+    """Start what can be, under ids made of the form's and of what is selected: sent again, nothing begins twice."""
     found = Started()
     whats: list[tuple[str, dict[str, Any]]] = [] if domain is None else [(domain, {})]
     whats += [(name, {"failure_key": key}) for name, key in chosen.groups]
     for name in dict.fromkeys(name for name, _ in chosen.commands):
         whats.append((name, {"command_ids": [one for of, one in chosen.commands if of == name]}))
     for place, (name, what) in enumerate(whats):
+        redrive_id = None if form_id is None else uuid5(form_id, f"{name} {what}")
         try:
-            found.redrives.append(console().redrives.start(name, operator=user().name, **what, **options))
+            found.redrives.append(
+                console().redrives.start(name, operator=user().name, redrive_id=redrive_id, **what, **options)
+            )
         except (InvalidOperationError, QueueNotFoundError) as error:
-            found.refusals.append(f"{name}: {error}.")
+            is_known = redrive_id is not None and console().redrives.get(redrive_id) is not None
+            found.refusals.append(SENT_ALREADY if is_known else f"{name}: {error}.")
         except (CommandBusError, psycopg.Error) as error:
             if not found.redrives:
                 raise
@@ -247,6 +252,14 @@ def _show_new(form: Form, chosen: Chosen) -> str:
         "commandbus/pages/redrive_new.html",
         form=form, domains=domains, chosen=chosen, groups=groups, idle=idle, rate=DEFAULT_RATE,
     )  # fmt: skip
+
+
+def _show_again(form: Form, chosen: Chosen) -> str:
+    """Return the form that was refused; it can be got again unless too much is chosen for an address."""
+    names: dict[str, Any] = {kind: form.all(kind) for kind in ("command", "group", "domain")}
+    address = url_for("console.redrives.new", **names)
+    shown_at(address if len(address) < _LONGEST_ADDRESS else "")
+    return _show_new(form, chosen)
 
 
 def _groups(chosen: list[Name]) -> list[FailureGroup]:

@@ -6,8 +6,7 @@ from uuid import UUID, uuid4, uuid5
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from commandbus.console.forms import Form
-from commandbus.console.once import SENT_ALREADY
+from commandbus.console.forms import SENT_ALREADY, Form
 from commandbus.console.state import console
 from commandbus.errors import CommandBusError, DuplicateCommandError, InvalidArgumentError
 from commandbus.models import SendRequest

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from flask import Blueprint, flash, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from psycopg.errors import InsufficientPrivilege
 
 from commandbus.console.charts import Share, shares
 from commandbus.console.decisions import Chosen, Decide, Tally, read_chosen
@@ -13,9 +14,9 @@ from commandbus.console.decisions import decide as decide_in_steps
 from commandbus.console.forms import Form, posted
 from commandbus.console.pages.commands import story_page
 from commandbus.console.paging import Trail
-from commandbus.console.records import json_or_errors, plain, refused, shown
+from commandbus.console.records import NO_PAYLOADS, json_or_errors, plain, refused, shown
 from commandbus.console.security import user, wants_json
-from commandbus.console.state import console
+from commandbus.console.state import console, shown_at
 from commandbus.errors import InvalidArgumentError
 from commandbus.models import FailureGroup, PageKey, TroubleshootingItem
 
@@ -39,7 +40,8 @@ class Groups:
 class Found:
     """A page of waiting commands with their payloads as they may be seen, and the parameters of its neighbours.
 
-    *group* is the group that was asked for, or None where it is empty by now.
+    *group* is the group that was asked for, or None where it is empty by now; *refused* says why, where the database
+    keeps payloads from this console.
     """
 
     rows: list[tuple[TroubleshootingItem, Any]] = field(default_factory=list)
@@ -47,6 +49,7 @@ class Found:
     group: FailureGroup | None = None
     newer: dict[str, object] | None = None
     older: dict[str, object] | None = None
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 @page.get("/troubleshooting")
@@ -77,7 +80,9 @@ def commands_json() -> ResponseReturnValue:
     form = Form(request.args)
     found = _find_commands(form)
     rows = [plain(item) for item, _ in found.rows]
-    return json_or_errors(form, {"commands": rows, "total": found.total, "older": found.older})
+    return json_or_errors(
+        form, {"commands": rows, "total": found.total, "older": found.older, "refused": found.refused}
+    )
 
 
 @page.post("/troubleshooting/retry")
@@ -116,6 +121,7 @@ def complete() -> ResponseReturnValue:
 def _decide(form: Form, done: str, step: Decide) -> ResponseReturnValue:
     """Apply a decision to what was chosen, and say what became of it."""
     chosen = read_chosen(form)
+    form.refuse_unknown()
     if form.errors:
         return _show_refused(form, chosen)
     try:
@@ -126,26 +132,26 @@ def _decide(form: Form, done: str, step: Decide) -> ResponseReturnValue:
     if wants_json():
         return jsonify(_plain_tally(tally))
     flash(tally.sentence(done), "success" if tally.is_clean else "warning")
-    return redirect(_back(form, chosen))
+    return redirect(_origin(form, chosen, Form(request.args).query("start", "trail")))
 
 
 def _show_refused(form: Form, chosen: Chosen) -> ResponseReturnValue:
     """Return the page that a refused form came from, with what is wrong beside its fields."""
     if wants_json():
         return refused(form)
+    shown_at(_origin(form, chosen, Form(request.args).query()))
     origin, filters = form.raw("from"), Form(request.args)
     if origin == "command" and len(chosen.commands) == 1:
         return story_page(*chosen.commands[0], form), 422
     return (_show_commands if origin == "commands" else _show_groups)(filters, form), 422
 
 
-def _back(form: Form, chosen: Chosen) -> str:
-    """Return the address of the page that a form came from."""
-    origin, filters = form.raw("from"), Form(request.args)
+def _origin(form: Form, chosen: Chosen, query: str) -> str:
+    """Return the address of the page that a form came from; *query* has the filters of a list."""
+    origin = form.raw("from")
     if origin == "command" and len(chosen.commands) == 1:
         domain, command_id = chosen.commands[0]
         return url_for("console.commands.show", domain=domain, command_id=command_id)
-    query = filters.query("start", "trail")
     place = url_for(f"console.troubleshooting.{'commands' if origin == 'commands' else 'find'}")
     return f"{place}?{query}" if query else place
 
@@ -173,20 +179,28 @@ def _find_commands(form: Form) -> Found:
         form.refuse("group", "needs a domain")
     if form.errors:
         return Found()
-    tsq = console().tsq
-    group = None if domain is None or key is None else _group(domain, key)
-    if domain is None:
-        items = tsq.list_all_troubleshooting(command_type, PAGE + 1, start=trail.start)
-    else:
-        items = tsq.list_troubleshooting(domain, command_type, PAGE + 1, failure_key=key, start=trail.start)
+    group, tsq = None if domain is None or key is None else _group(domain, key), console().tsq
+    found = Found(group=group, newer=trail.newer())
+
+    def page(*, with_payload: bool) -> list[TroubleshootingItem]:
+        if domain is None:
+            return tsq.list_all_troubleshooting(command_type, PAGE + 1, start=trail.start, with_payload=with_payload)
+        return tsq.list_troubleshooting(
+            domain, command_type, PAGE + 1, failure_key=key, start=trail.start, with_payload=with_payload
+        )
+
+    try:
+        items = page(with_payload=True)
+    except InsufficientPrivilege:
+        items, found.refused = page(with_payload=False), NO_PAYLOADS
+    found.rows = [(item, None if item.payload is None else shown(item.payload)) for item in items[:PAGE]]
     if key is None:
-        total = tsq.count_troubleshooting(domain, command_type)
-    else:
-        total = group.waiting if group is not None else 0
-    rows = [(item, None if item.payload is None else shown(item.payload)) for item in items[:PAGE]]
-    last = items[PAGE - 1] if len(items) > PAGE else None
-    older = trail.older(None if last is None else PageKey(last.waiting_since, last.command_id))
-    return Found(rows, total, group, trail.newer(), older)
+        found.total = tsq.count_troubleshooting(domain, command_type)
+    elif group is not None:
+        found.total = group.waiting
+    if len(items) > PAGE:
+        found.older = trail.older(PageKey(items[PAGE - 1].waiting_since, items[PAGE - 1].command_id))
+    return found
 
 
 def _group(domain: str, key: UUID) -> FailureGroup | None:

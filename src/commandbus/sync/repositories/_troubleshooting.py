@@ -11,6 +11,22 @@ from commandbus.sync.repositories._arrays import uuid_array
 from commandbus.sync.repositories._base import Repository, Row
 
 
+def _list(function: str, payload: str) -> str:
+    """Return the statement that lists commands; a function of commands alone gives its rows as *command* too."""
+    return (
+        "select (command).domain, (command).command_id, (command).command_type, (command).attempts,"  # noqa: S608  (constants)
+        " (command).max_attempts, (command).last_error_type, (command).last_error_code, (command).last_error_msg,"
+        f" (command).correlation_id, (command).reply_queue, {payload}, (command).created_at,"
+        " (command).updated_at, (command).batch_id, (command).attention_at"
+        f" from commandbus.{function}($1::text, $2::text, $3::int, $4::int, $5::uuid, $6::timestamptz, $7::uuid)"
+        " as command"
+    )
+
+
+_WITH_PAYLOAD = _list("list_troubleshooting", "payload::text")
+_WITHOUT = _list("list_waiting", "null")
+
+
 class Troubleshooting(Repository):
     """What an operator calls."""
 
@@ -23,20 +39,16 @@ class Troubleshooting(Repository):
         offset: int,
         failure_key: UUID | None = None,
         start: PageKey | None = None,
+        with_payload: bool = True,
     ) -> list[TroubleshootingItem]:
         """Return commands that wait for an operator, longest waiting first.
 
         A payload that cannot be decoded is given as its text, so that one bad row hides no other.
 
-        Source: ``commandbus.list_troubleshooting``.
+        Source: ``commandbus.list_troubleshooting``, or ``commandbus.list_waiting`` without payloads.
         """
         rows = self._rows(
-            "select (command).domain, (command).command_id, (command).command_type, (command).attempts,"
-            " (command).max_attempts, (command).last_error_type, (command).last_error_code, (command).last_error_msg,"
-            " (command).correlation_id, (command).reply_queue, payload::text, (command).created_at,"
-            " (command).updated_at, (command).batch_id, (command).attention_at"
-            " from commandbus.list_troubleshooting($1::text, $2::text, $3::int, $4::int, $5::uuid, $6::timestamptz,"
-            " $7::uuid)",
+            _WITH_PAYLOAD if with_payload else _WITHOUT,
             (domain, command_type, limit, offset, failure_key, *_place(start)),
         )
         return [_to_item(row) for row in rows]

@@ -16,6 +16,25 @@
     document.querySelector("main").prepend(line);
   }
 
+  // Whether a button needs a field that is empty; then it is said beside it, as the server would say it, and nobody is
+  // asked first.
+  function isMissing(button) {
+    const field = button.dataset.needs && button.form.elements[button.dataset.needs];
+    if (!field || field.value.trim()) return false;
+    const id = `${field.name}-wrong`;
+    const line = document.getElementById(id) ?? document.createElement("p");
+    Object.assign(line, { id, className: "wrong", textContent: "is missing" });
+    field.after(line);
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", id);
+    field.addEventListener("input", () => {
+      line.remove();
+      for (const name of ["aria-invalid", "aria-describedby"]) field.removeAttribute(name);
+    }, { once: true });
+    field.focus();
+    return true;
+  }
+
   // Questions before what cannot be taken back.
   let sure = null;
   document.addEventListener("submit", (event) => {
@@ -24,6 +43,7 @@
     const count = chosen(button.form);
     if (!count && button.dataset.confirm.includes("{n}")) return; // nothing is chosen: the server says so
     event.preventDefault();
+    if (isMissing(button)) return;
     const dialog = document.querySelector("[data-confirm-dialog]");
     if (!dialog) return; // the page's end is still on its way
     dialog.querySelector("[data-confirm-text]").textContent =
@@ -46,5 +66,17 @@
   });
   document.addEventListener("DOMContentLoaded", () => {
     for (const button of document.querySelectorAll("form[data-auto-submit] [data-auto-hide]")) button.hidden = true;
+  });
+
+  // The page of a refused form has the address that the form was sent to: to reload it, or to come back to it, would send
+  // it again. So it takes the address of the page that it is, and what was typed is kept with it.
+  const { place } = document.documentElement.dataset;
+  if (place) history.replaceState(null, "", place);
+  document.addEventListener("DOMContentLoaded", () => {
+    const fields = [...document.querySelectorAll("form[method=post] :is(input, textarea)[id^=field-]")];
+    if (place) history.replaceState(Object.fromEntries(fields.map((field) => [field.id, field.value])), "");
+    else for (const field of fields) {
+      if (field.value === field.defaultValue) field.value = history.state?.[field.id] ?? field.value;
+    }
   });
 })();

@@ -23,7 +23,7 @@ function show(state) {
 // What somebody is in the middle of stays as it is.
 function isInUse(part) {
   return part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, button")
-    || part.querySelector("input:checked, details[open], textarea:focus, [data-chart]:hover") !== null
+    || part.querySelector("input:checked, details[open], textarea:focus, [aria-invalid], [data-chart]:hover") !== null
     || [...part.querySelectorAll("input:not([type=hidden]), textarea")].some((field) => field.value !== field.defaultValue);
 }
 
