@@ -93,7 +93,8 @@ def place() -> str | None:
     given: str | None = request.environ.get(_PLACE)
     if given is not None or request.method != "POST":
         return given
-    takes_get = current_app.create_url_adapter(request).test(method="GET")
+    adapter = current_app.create_url_adapter(request)
+    takes_get = adapter is not None and adapter.test(method="GET")
     return request.full_path.rstrip("?") if takes_get else None
 
 
