@@ -95,7 +95,7 @@ def place() -> str | None:
         return given
     adapter = current_app.create_url_adapter(request)
     takes_get = adapter is not None and adapter.test(method="GET")
-    return request.full_path.rstrip("?") if takes_get else None
+    return request.script_root + request.full_path.rstrip("?") if takes_get else None
 
 
 def console() -> Console:
