@@ -188,6 +188,7 @@ def test_chosen_groups_are_decided_about_together(console_url: str, bus: Bus, pa
     ids = park(bus, 3) + park(bus, 2, kind="Print", code="OUT_OF_PAPER")
     page.goto(f"{console_url}/troubleshooting")
     page.get_by_label("Choose all groups").check()
+    page.get_by_role("textbox", name="Reason").fill("the customer is gone")
     page.get_by_role("button", name="Cancel", exact=True).click()
     expect(page.get_by_role("dialog")).to_contain_text("Give all 5 commands of the chosen groups up for good?")
     page.get_by_role("dialog").get_by_role("button", name="Go back").click()

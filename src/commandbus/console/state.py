@@ -93,9 +93,9 @@ def place() -> str | None:
     given: str | None = request.environ.get(_PLACE)
     if given is not None or request.method != "POST":
         return given
-    routes = current_app.create_url_adapter(request)
-    takes_get = routes is not None and routes.test(method="GET")
-    return request.full_path.rstrip("?") if takes_get else None
+    adapter = current_app.create_url_adapter(request)
+    takes_get = adapter is not None and adapter.test(method="GET")
+    return request.script_root + request.full_path.rstrip("?") if takes_get else None
 
 
 def console() -> Console:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID, uuid5
 
 import psycopg
@@ -256,8 +257,8 @@ def _show_new(form: Form, chosen: Chosen) -> str:
 
 def _show_again(form: Form, chosen: Chosen) -> str:
     """Return the form that was refused; it can be got again unless too much is chosen for an address."""
-    names: dict[str, Any] = {kind: form.all(kind) for kind in ("command", "group", "domain")}
-    address = url_for("console.redrives.new", **names)
+    names = [(kind, name) for kind in ("command", "group", "domain") for name in form.all(kind)]
+    address = f"{url_for('console.redrives.new')}?{urlencode(names)}"
     shown_at(address if len(address) < _LONGEST_ADDRESS else "")
     return _show_new(form, chosen)
 
