@@ -899,8 +899,10 @@ as $sender$
 declare
     v_now    timestamptz := clock_timestamp();
     v_msg_id bigint := nextval(to_regclass(%5$L));
+    v_told   boolean;
 begin
     if v_msg_id is null or p_command_id is null or p_command_type is null or p_data is null
+        or octet_length(p_command_type) not between 1 and 200 or p_command_type ~ %7$L
         or p_max_attempts not between 1 and 1000 or p_reply_queue <> ''
         or p_max_payload_bytes is not null and octet_length(p_data::text) > p_max_payload_bytes then
         perform commandbus._command_table(%2$L);
@@ -929,13 +931,14 @@ begin
         'command_id', p_command_id, 'command_type', p_command_type, 'domain', %2$L::text, 'data', p_data,
         'correlation_id', coalesce(p_correlation_id, p_command_id), 'reply_to', p_reply_queue, 'created_at', v_now));
     if p_notify then
-        perform pg_notify(%6$L, '');
+        v_told := pg_notify(%6$L, '') is not null; -- an expression: perform would start a query
     end if;
     return v_msg_id;
 end $sender$
 $sql$,
         'send_to_' || p_domain, p_domain, p_domain || '__commands', 'q_' || p_domain || '__commands',
-        'pgmq.q_' || p_domain || '__commands_msg_id_seq', 'commandbus:' || p_domain || '__commands');
+        'pgmq.q_' || p_domain || '__commands_msg_id_seq', 'commandbus:' || p_domain || '__commands',
+        commandbus._hidden());
     execute format('revoke execute on function commandbus.%I from public', 'send_to_' || p_domain);
     -- It is called by name: whoever may call sp_send_command may call it, with the same rights.
     for v_statement in
@@ -951,6 +954,21 @@ $sql$,
         execute v_statement;
     end loop;
 end $$;
+
+-- commandbus._hidden: the characters that no command type may have, as a regular expression: with them one type could
+-- look like another.
+--
+-- They are Unicode's control and format characters, line and paragraph separators, by their numbers: what a class such
+-- as [:cntrl:] holds depends on the server's locale. Python's list is in payload/texts.py; a test compares them.
+create function commandbus._hidden()
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select $re$[\u0001-\u001f\u007f-\u009f\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f$re$
+        || $re$\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f$re$
+        || $re$\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]$re$
+$$;
 
 -- commandbus._check_send: refuse what sp_send_commands could not store, before it stores anything.
 --
@@ -972,6 +990,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_count     int := coalesce(cardinality(p_command_ids), 0);
+    v_types     text[];
     v_completed timestamptz;
 begin
     if v_count not between 1 and 10000 then
@@ -988,6 +1007,15 @@ begin
     if array_position(p_command_ids, null) is not null or array_position(p_command_types, null) is not null
         or array_position(p_data, null) is not null then
         raise exception 'command_id, command_type, data: must not be null' using errcode = 'CB007';
+    end if;
+    -- Most sets are of one type, and one look at all types costs less than one at each.
+    v_types := p_command_types[1] || array_remove(p_command_types, p_command_types[1]);
+    if array_to_string(v_types, '') ~ commandbus._hidden() or exists (
+        select from unnest(v_types) as t(name)
+        where octet_length(t.name) not between 1 and 200 and length(t.name) not between 1 and 200
+    ) then
+        raise exception 'command_type: must be a string of 1 to 200 characters without control or invisible characters'
+            using errcode = 'CB007';
     end if;
     -- Measured as text: the stored size of 1e5000, or of data that was compressed, says nothing about it.
     if exists (select from unnest(p_data) as d(data) where octet_length(d.data::text) > p_max_payload_bytes) then

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from commandbus import payload
 from commandbus.errors import InvalidArgumentError, InvalidPayloadError
+from tests.command_types import BAD_TYPES, GOOD_TYPES
 
 ID = UUID("9d4c0c1e-54a5-4e39-9a0b-7f7c3f7f1c11")
 
@@ -75,17 +76,12 @@ def test_only_reply_queues_take_replies(name: str) -> None:
         payload.check_reply_queue(name)
 
 
-@pytest.mark.parametrize("name", ["D", "DebitAccount", "a.b/c d", "Überweisung", "שלח", "送信\u3000a", "x" * 200])
+@pytest.mark.parametrize("name", GOOD_TYPES)
 def test_command_type_is_taken(name: str) -> None:
     assert payload.check_command_type(name) == name
 
 
-HIDDEN = ["a\u202eb", "a\u200b", "\ufeffa", "a\u00adb", "a\u2066b\u2069", "a\u2028", "a\u2029", "a\U000e0041"]
-
-
-@pytest.mark.parametrize(
-    "name", ["", "x" * 201, "a\n", "a\0", "\x7f", "\x85", "\ud800", None, 7, b"x", *HIDDEN], ids=repr
-)
+@pytest.mark.parametrize("name", [*BAD_TYPES, "a\0", "\ud800", None, 7, b"x"], ids=repr)
 def test_command_type_is_refused(name: object) -> None:
     sentence = r"^command_type: must be a string of 1 to 200 characters without control or invisible characters$"
     with pytest.raises(InvalidArgumentError, match=sentence):

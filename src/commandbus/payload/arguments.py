@@ -9,7 +9,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from commandbus.errors import InvalidArgumentError
-from commandbus.payload.texts import UNSTORABLE, is_hidden
+from commandbus.payload.texts import HIDDEN, UNSTORABLE
 
 MAX_COMMAND_TYPE_LENGTH = 200
 
@@ -28,7 +28,7 @@ def _is_domain(name: str) -> bool:
 
 @lru_cache(1024)
 def _is_command_type(name: str) -> bool:
-    return 0 < len(name) <= MAX_COMMAND_TYPE_LENGTH and not UNSTORABLE.search(name) and not any(map(is_hidden, name))
+    return 0 < len(name) <= MAX_COMMAND_TYPE_LENGTH and not UNSTORABLE.search(name) and not HIDDEN.search(name)
 
 
 def check_domain(value: object, field: str = "domain") -> str:
