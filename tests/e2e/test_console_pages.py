@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
+from commandbus.console.looks import past
 from tests.e2e.browser import DESKTOP, PHONE
 from tests.e2e.console import console_pages, make_console
 from tests.e2e.demo import until
@@ -196,3 +197,24 @@ def test_a_page_polls_when_no_stream_is_left(
     expect(badge).to_have_text("1")
     until(lambda: asked.count("/api/live") >= 2)
     assert "/live/events" in asked
+
+
+def test_times_are_told_in_a_page_as_the_server_tells_them(console_url: str, page: Page) -> None:
+    page.clock.set_fixed_time("2030-01-01T00:00:00Z")  # not believed: the page's clock is the server's
+    page.goto(console_url)
+    seconds = [0.4, 1, 29.4, 59.4, 59.7, 3570, 3599.7, 86_399.7, 200_000, 364.6 * 86_400, 1e9, -59.7, -86_399.7]
+    words = page.evaluate(
+        """async (seconds) => {
+            const told = Date.parse(document.body.dataset.now);
+            const root = document.createElement("div");
+            for (const one of seconds) {
+                const time = root.appendChild(document.createElement("time"));
+                time.dateTime = new Date(told - one * 1000).toISOString();
+            }
+            const main = document.querySelector("script[type=module]").src;
+            (await import(new URL("times.js", main))).refreshTimes(root);
+            return [...root.children].map((time) => time.textContent);
+        }""",
+        seconds,
+    )
+    assert words == [past(one) for one in seconds]

@@ -155,7 +155,11 @@ def absolute(time: datetime) -> str:
 
 def ago(time: datetime) -> str:
     """Return how long ago a time was, or in how long it will be, by the server's clock."""
-    seconds = (recent().now() - time).total_seconds()
+    return past((recent().now() - time).total_seconds())
+
+
+def past(seconds: float) -> str:
+    """Return how long ago something was, as static/js/times.js does in a page that stays open."""
     return "now" if abs(seconds) < 1 else f"in {span(-seconds)}" if seconds < 0 else f"{span(seconds)} ago"
 
 

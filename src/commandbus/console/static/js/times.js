@@ -3,7 +3,7 @@ const STEPS = [[60, "s"], [60, "min"], [24, "h"], [365, "d"]];
 
 function span(seconds) {
   for (const [size, unit] of STEPS) {
-    if (seconds < size) return `${seconds.toFixed(0)} ${unit}`;
+    if (Math.round(seconds) < size) return `${seconds.toFixed(0)} ${unit}`;
     seconds /= size;
   }
   return `${seconds.toFixed(0)} y`;
