@@ -28,6 +28,7 @@ live = Blueprint("live", __name__)
 
 EXTENSION = "commandbus_console_live"
 _PAUSE = 2.0  # seconds between looks of a stream
+_BEAT = 0.5  # between signs of life: only what cannot be written tells that a browser is gone, and the second time
 _FRESH = 10.0  # seconds that a snapshot is told as the latest
 _LONGEST = 300.0  # seconds of one stream; browsers come back by themselves
 
@@ -76,11 +77,13 @@ class Live:
                 snapshot = self.snapshot()
             except (CommandBusError, psycopg.Error):
                 return  # the browser comes back, and is told by a page
-            # Something is said at every look: only by that the server learns that a browser is gone.
-            yield ":\n\n" if snapshot["version"] == seen else f"data: {json.dumps(snapshot)}\n\n"
+            if snapshot["version"] != seen:
+                yield f"data: {json.dumps(snapshot)}\n\n"
             seen = snapshot["version"]
-            if self._ended.wait(_PAUSE):
-                return
+            for _ in range(int(_PAUSE / _BEAT)):
+                if self._ended.wait(_BEAT):
+                    return
+                yield ":\n\n"
 
     def end(self) -> None:
         """Let no stream keep the server from ending."""
