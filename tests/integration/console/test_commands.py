@@ -57,8 +57,8 @@ def test_every_filter_is_that_of_the_library(operator: Browser, world: World, sy
 def test_a_search_that_is_cut_short_says_so_and_goes_on(operator: Browser, database_url: str) -> None:
     with open_bus(database_url) as bus:
         fill(bus, 20_000)
-        bus.run("update commandbus.command set command_type = 'Needle' where created_at ="
-                " (select min(created_at) from commandbus.command)")  # fmt: skip
+        bus.run("update commandbus.command set command_type = 'Needle' where command_id ="
+                " (select command_id from commandbus.command order by created_at limit 1)")  # fmt: skip
     first = operator.get("/api/commands?type=Needle").get_json()
     assert (first["commands"], first["is_cut_short"]) == ([], True)
     text = operator.get("/commands?type=Needle").text
