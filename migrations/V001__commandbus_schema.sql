@@ -2986,6 +2986,7 @@ returns table (command commandbus.command, payload jsonb)
 language sql stable
 rows 100
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan  -- one made while the archive was small would read all of it
 as $$
     select w, (  -- no join: it would read the whole archive where the server believes in many rows of w
         select p.message -> 'data'

@@ -491,6 +491,18 @@ def test_a_plan_made_while_the_tables_were_small_is_as_good_when_they_are_large(
         assert {name: read for name, read in wrong.items() if read} == {}
 
 
+def test_payloads_of_a_page_are_found_by_their_index_whatever_the_plans_age(database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+        bus.park(5)
+        bus.run("analyze")
+        for _ in range(8):
+            bus.call("list_troubleshooting")
+        grow(bus, 10_000)
+        read = too_many_reads(bus, lambda bus: lambda: bus.call("list_troubleshooting"))
+        assert {name for name in read if "payload_archive" in name} == set()
+
+
 @pytest.mark.parametrize("event_type", [None, "SENT", "RECEIVED", "COMPLETED"])
 def test_the_audit_is_read_in_small_pieces_behind_a_silence_too(large: Bus, event_type: str | None) -> None:
     with large.connection.transaction(force_rollback=True):
