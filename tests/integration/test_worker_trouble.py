@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool
 
 from commandbus import CommandBus, CommandBusPool, CommandStatus, HandlerRegistry, SendRequest, Worker
 from tests.integration.live import (
@@ -321,3 +324,41 @@ async def test_a_cancel_that_python_loses_ends_a_worker_that_starts(pool: Comman
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
+
+
+class Deaf(psycopg.AsyncConnection[Any]):
+    """Loses every cancel that meets a statement, and ends the statement: Python 3.11 does when both come at once."""
+
+    async def wait(self, *arguments: Any, **options: Any) -> Any:
+        """Wait for the server, and for nothing else."""
+        statement = asyncio.ensure_future(super().wait(*arguments, **options))
+        while not statement.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({statement})
+        return statement.result()
+
+
+@pytest.mark.listens
+@pytest.mark.parametrize("table", ["pgmq.q_pay__commands", "commandbus.worker"])
+async def test_a_cancel_that_a_statement_loses_ends_its_task_all_the_same(
+    bus: CommandBus, pool: CommandBusPool, database_url: str, table: str
+) -> None:
+    assert bus  # its domain
+    waits = f"select count(*) from pg_locks where not granted and relation = '{table}'::regclass"
+
+    async def is_waiting() -> bool:
+        await value(pool, "select pg_notify(%s, '')", f"commandbus:{QUEUE}")  # the reader looks
+        return int(await value(pool, waits)) > 0
+
+    async with AsyncConnectionPool(database_url, connection_class=Deaf, open=False) as deaf:
+        worker = make_worker(deaf, fine())
+        run = asyncio.create_task(worker.run(poll_interval=60))
+        async with pool.connection() as other, other.transaction():
+            await other.execute(f"lock table {table} in access exclusive mode")
+            await until(is_waiting)
+            run.cancel()
+            await asyncio.sleep(0.1)  # for the cancel to be lost in
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(run, 30)
+        left = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]  # each has one
+        assert [name for name in left if name.startswith(("Vitals", "Listener", "LeaseKeeper", "keep_house"))] == []

@@ -1,7 +1,9 @@
 """Find the registry that a command line names."""
 
 import importlib
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from commandbus.errors import InvalidArgumentError
@@ -22,7 +24,7 @@ def load_registry(target: str, domain: str | None = None) -> HandlerRegistry:
         raise InvalidArgumentError("target", "must be MODULE:NAME, such as app.handlers:registry")
     found = _find(module_name, name)
     if not isinstance(found, HandlerRegistry) and callable(found):
-        found = found()
+        found = _call(found, target)
     if not isinstance(found, HandlerRegistry):
         raise InvalidArgumentError("target", f"{target} is no HandlerRegistry and no function that returns one")
     domains = sorted({known for known, _ in found.registered_handlers()})
@@ -30,6 +32,14 @@ def load_registry(target: str, domain: str | None = None) -> HandlerRegistry:
         known = f"for {', '.join(domains)} only" if domains else "at all"
         raise InvalidArgumentError("domain", f'{target} has no handler for "{domain}": it has handlers {known}')
     return found
+
+
+def _call(make: Callable[..., object], target: str) -> object:
+    try:
+        inspect.signature(make).bind()
+    except (TypeError, ValueError):  # it needs arguments, or does not say
+        raise InvalidArgumentError("target", f"{target} is no function that can be called without arguments") from None
+    return make()
 
 
 def _find(module_name: str, name: str) -> object:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 import psycopg
 from flask import Blueprint, Flask, Response, jsonify, make_response, render_template, request
 from flask.typing import ResponseReturnValue
-from psycopg.errors import DeadlockDetected, InsufficientPrivilege, LockNotAvailable, QueryCanceled
+from psycopg.errors import (
+    DeadlockDetected,
+    InsufficientPrivilege,
+    InvalidSchemaName,
+    LockNotAvailable,
+    QueryCanceled,
+    UndefinedFunction,
+    UndefinedTable,
+)
 from werkzeug.exceptions import HTTPException
 
 from commandbus.console.security import wants_json
@@ -95,6 +103,8 @@ def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
             "The console's role may not do that: it needs the rights of commandbus_operator to decide, and of"
             " commandbus_app to send; see commandbus grant.",
         )
+    if isinstance(error, InvalidSchemaName | UndefinedFunction | UndefinedTable):
+        return _answer(503, "The schema is not there, or another version of it: run commandbus migrate.")
     if isinstance(error, LockNotAvailable | DeadlockDetected):
         return _answer(503, "Somebody else has it at the moment; try again.", title="Busy")
     if isinstance(error, QueryCanceled):

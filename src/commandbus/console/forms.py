@@ -79,6 +79,10 @@ class Form:
         for name in self._values.keys() - self._read:
             self.refuse(name, f"is unknown here; known: {', '.join(sorted(self._read)) or 'none'}")
 
+    def has(self, name: str) -> bool:
+        """Return whether a field was sent at all, be it empty."""
+        return name in self._values
+
     def refuse_unknown(self) -> None:
         """The same for a program; a page sends what any of its buttons could need."""
         if self.is_of_program:

@@ -77,6 +77,7 @@ _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 _ISOLATE, _END = "\u2068", "\u2069"
 _FOR_PROGRAMS = frozenset({"msg_id"})
 _SECONDS = "_seconds"
+_LONGEST = 1e9  # a number beyond it is told as it is: events of applications hold any
 _EXACT = 15  # digits that every float keeps; more show how it is stored, and not what was meant
 _STEPS = ((1_000, "ms"), (60, "s"), (60, "min"), (24, "h"), (365, "d"))
 
@@ -198,7 +199,7 @@ def told(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _told(name: str, value: Any) -> tuple[str, str]:  # noqa: ANN401  (any JSON)
     label, is_number = name.replace("_", " "), isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and name.endswith(_SECONDS) and value >= 0:
+    if is_number and name.endswith(_SECONDS) and 0 <= value < _LONGEST:
         return label.removesuffix(" seconds"), duration(value)
     if isinstance(value, float):
         return label, f"{value:.{_EXACT}g}"

@@ -6,8 +6,8 @@ import asyncio
 class Cancels:
     """Notices a cancel of the current task that raised nothing.
 
-    `asyncio.wait_for` of Python 3.11, in which psycopg's pools wait, loses one that comes in the moment in which what
-    it waits for is there (CPython issue 86296). A task that runs on would never end.
+    `asyncio.wait_for` of Python 3.11, in which psycopg and its pools wait, loses one that comes in the moment in which
+    what it waits for is there (CPython issue 86296). A loop that asks the database must look, or may never end.
     """
 
     def __init__(self) -> None:

@@ -176,7 +176,6 @@ class Engine:
         backoff = Backoff()
         cancels = Cancels()
         while not self._stopping:
-            cancels.check()
             self._freed.clear()
             room = self._room()
             if room == 0:
@@ -192,11 +191,13 @@ class Engine:
                     "commands cannot be received now, trying again",
                     extra={"domain": self._options.domain, "error": type(error).__name__},
                 )
+                cancels.check()
                 await self._pause(backoff.next(), only_stop=True)
                 continue
             backoff.reset()
             for delivery in without_faults(self._options.domain, deliveries):
                 self._accept(delivery)
+            cancels.check()
             self._wake_slot()
             if len(deliveries) < room:
                 await self._pause(self._options.poll_interval)

@@ -9,6 +9,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from commandbus.errors import CommandBusError
 from commandbus.maintenance import Maintenance
+from commandbus.worker.cancels import Cancels
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ async def keep_house(maintenance: Maintenance) -> None:
     A failure is logged, and tried again then. That the worker's role may not remove anything is said once.
     """
     is_refused = False
+    cancels = Cancels()
     pause = random.uniform(*_FIRST)  # noqa: S311  (spreads workers)
     while True:
         await asyncio.sleep(pause)
@@ -40,4 +42,5 @@ async def keep_house(maintenance: Maintenance) -> None:
                 "maintenance failed, trying again later",
                 extra={"error": type(error).__name__, "sqlstate": getattr(error, "sqlstate", None)},
             )
+        cancels.check()
         pause = _INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311  (spreads workers)

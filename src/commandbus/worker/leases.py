@@ -12,6 +12,7 @@ from commandbus.handlers import Extender
 from commandbus.models import Lease
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.worker.backoff import TROUBLE
+from commandbus.worker.cancels import Cancels
 from commandbus.worker.received import ReceivedCommand
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class LeaseKeeper:
 
     async def run(self) -> None:
         """Keep leases until cancelled."""
+        cancels = Cancels()
         while True:
             await asyncio.sleep(self._interval)
             now = time.monotonic()
@@ -54,6 +56,7 @@ class LeaseKeeper:
             due.sort(key=_by_message)
             for start in range(0, len(due), _MOST):
                 await self._extend(due[start : start + _MOST])
+                cancels.check()
 
     async def _extend(self, due: list[ReceivedCommand]) -> None:
         asked_at = time.monotonic()

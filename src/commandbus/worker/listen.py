@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, sql
 
 from commandbus.errors import CommandBusError, DatabaseUnavailableError
 from commandbus.worker.backoff import Backoff
+from commandbus.worker.cancels import Cancels
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +36,25 @@ class Listener:
     async def run(self) -> None:
         """Listen until cancelled."""
         backoff = Backoff()
+        cancels = Cancels()
         while True:
             try:
                 async with await self._connect() as connection:
                     await connection.execute(sql.SQL("listen {}").format(sql.Identifier(f"commandbus:{self._queue}")))
                     self._wake()
                     backoff.reset()
-                    await self._listen(connection)
+                    await self._listen(connection, cancels)
             except (psycopg.Error, DatabaseUnavailableError, OSError) as error:
                 logger.warning(
                     "listening stopped, connecting again",
                     extra={"queue": self._queue, "error": type(error).__name__, "reason": _reason(error)},
                 )
+            cancels.check()
             await asyncio.sleep(backoff.next())
 
-    async def _listen(self, connection: AsyncConnection[Any]) -> None:
+    async def _listen(self, connection: AsyncConnection[Any], cancels: Cancels) -> None:
         while True:
+            cancels.check()
             async for _ in connection.notifies(timeout=_HEARTBEAT):
                 self._wake()
             await connection.execute("select 1")  # finds out whether the server is still there

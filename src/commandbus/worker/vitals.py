@@ -15,6 +15,7 @@ from commandbus.errors import CommandBusError
 from commandbus.repositories import PostgresOperations, PostgresRedrives
 from commandbus.retry import Outcome, Settlement
 from commandbus.settings import CommandBusSettings
+from commandbus.worker.cancels import Cancels
 from commandbus.worker.received import ReceivedCommand
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Vitals:
     async def _repeat(self, act: Callable[[], Awaitable[float]], complaint: str) -> None:
         """Do something again and again, after as many seconds as it says; complain once of a trouble that lasts."""
         log = logger.warning
+        cancels = Cancels()
         while True:
             pause = _INTERVAL
             try:
@@ -89,6 +91,7 @@ class Vitals:
             except (psycopg.Error, CommandBusError) as error:
                 log(complaint, extra={"error": type(error).__name__, "sqlstate": getattr(error, "sqlstate", None)})
                 log = logger.debug
+            cancels.check()
             await asyncio.sleep(pause)
 
     async def _tell(self) -> float:

@@ -116,6 +116,8 @@ def start() -> ResponseReturnValue:
     chosen = read_chosen(form, required=False)
     is_all = not chosen.commands and not chosen.groups
     domain = form.domain(required=is_all)
+    if form.is_of_program:
+        _check_selection(form, is_all=is_all)
     options = {
         "rate": form.decimal("rate", 0.001, 10_000, required=True),
         "stop_after": form.count("stop_after", 1, MAX_COMMANDS),
@@ -159,16 +161,20 @@ def _start(chosen: Chosen, domain: str | None, options: dict[str, Any], form_id:
     whats: list[tuple[str, dict[str, Any]]] = [] if domain is None else [(domain, {})]
     whats += [(name, {"failure_key": key}) for name, key in chosen.groups]
     for name in dict.fromkeys(name for name, _ in chosen.commands):
-        whats.append((name, {"command_ids": [one for of, one in chosen.commands if of == name]}))
+        whats.append((name, {"command_ids": sorted(one for of, one in chosen.commands if of == name)}))
     for place, (name, what) in enumerate(whats):
-        redrive_id = None if form_id is None else uuid5(form_id, f"{name} {what}")
+        redrive_id = None if form_id is None else _id_of(form_id, name, what)
         try:
             found.redrives.append(
                 console().redrives.start(name, operator=user().name, redrive_id=redrive_id, **what, **options)
             )
         except (InvalidOperationError, QueueNotFoundError) as error:
-            is_known = redrive_id is not None and console().redrives.get(redrive_id) is not None
-            found.refusals.append(SENT_ALREADY if is_known else f"{name}: {error}.")
+            if redrive_id is None or console().redrives.get(redrive_id) is None:
+                found.refusals.append(f"{name}: {error}.")
+            elif wants_json():  # a program that did not hear the answer asks again
+                found.redrives.append(redrive_id)
+            else:
+                found.refusals.append(SENT_ALREADY)
         except (CommandBusError, psycopg.Error) as error:
             if not found.redrives:
                 raise
@@ -178,6 +184,21 @@ def _start(chosen: Chosen, domain: str | None, options: dict[str, Any], form_id:
     return found
 
 
+def _check_selection(form: Form, *, is_all: bool) -> None:
+    """Refuse a program's selection that is empty, or that a domain goes beside: it must not mean all that waits."""
+    for name in ("command", "group"):
+        if is_all and form.has(name):
+            form.refuse(name, "is empty: leave it out to redrive all of a domain")
+    if not is_all and form.has("domain"):
+        form.refuse("domain", "goes with no selection: its names have domains of their own")
+
+
+def _id_of(form_id: UUID, domain: str, what: dict[str, Any]) -> UUID:
+    """Return the id of what a form starts for this domain and selection, always the same one."""
+    selected = " ".join(map(str, what.get("command_ids", [])))
+    return uuid5(form_id, f"{domain}/{what.get('failure_key', '')}/{selected}")
+
+
 def _broke_off(error: CommandBusError | psycopg.Error, left: int) -> str:
     why = str(error).rstrip(".") if isinstance(error, CommandBusError) else "the database refused"
     return f"{left:,} of them could not begin: {why}."
@@ -185,7 +206,7 @@ def _broke_off(error: CommandBusError | psycopg.Error, left: int) -> str:
 
 def _tell(started: Started) -> ResponseReturnValue:
     for refusal in started.refusals:
-        flash(refusal, "warning")
+        flash("What else this form asks for had begun before." if refusal == SENT_ALREADY else refusal, "warning")
     if len(started.redrives) == 1:
         flash("The redrive has begun.", "success")
         return redirect(url_for("console.redrives.show", redrive_id=started.redrives[0]))

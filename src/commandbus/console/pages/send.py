@@ -108,6 +108,8 @@ def _lines(form: Form, found: dict[str, Any], ids: _Ids) -> list[SendRequest]:
     """Return a request for each line; the first bad one is told by its number."""
     requests: list[SendRequest] = []
     seen: set[UUID] = set()
+    if form.raw("copies").strip():
+        form.refuse("copies", "must be empty where lines are sent")
     for number, line in enumerate(form.raw("lines").splitlines(), 1):
         if not line.strip():
             continue
