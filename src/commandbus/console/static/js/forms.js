@@ -73,7 +73,7 @@
   const { place } = document.documentElement.dataset;
   if (place) history.replaceState(null, "", place);
   document.addEventListener("DOMContentLoaded", () => {
-    const fields = [...document.querySelectorAll("form[method=post] :is(input, textarea)[id^=field-]")];
+    const fields = [...document.querySelectorAll("form[method=post] :is(input:not([type=password]), textarea)[id^=field-]")];
     if (place) history.replaceState(Object.fromEntries(fields.map((field) => [field.id, field.value])), "");
     else for (const field of fields) {
       if (field.value === field.defaultValue) field.value = history.state?.[field.id] ?? field.value;
