@@ -11,7 +11,7 @@ from tests.e2e.console import console_worker
 from tests.e2e.handlers import DOMAIN
 from tests.integration.console.browser import CANARY
 from tests.integration.console.test_decisions import park
-from tests.integration.sql_helpers import Bus, open_bus
+from tests.integration.sql_helpers import Bus, errors, open_bus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -238,7 +238,22 @@ def test_edited_data_must_fit_the_handler_s_model_and_the_timeline_shows_the_dif
 def test_a_decision_that_came_too_late_is_told(console_url: str, bus: Bus, page: Page) -> None:
     (command_id,) = park(bus, 1)
     page.goto(f"{console_url}/commands/{DOMAIN}/{command_id}")
+    page.get_by_role("textbox", name="Reason").fill("too late")  # what somebody is at does not change under them
     bus.call("sp_operator_cancel", domain=DOMAIN, command_ids=[command_id], reason="was first")
-    decide(page, "Retry")
+    decide(page, "Retry", "too late")
     expect(page.get_by_role("status")).to_contain_text("0 commands")
     expect(page.locator("main .badge").first).to_have_text("Canceled")
+
+
+def test_an_open_command_offers_what_can_be_decided_now(console_url: str, bus: Bus, page: Page) -> None:
+    (command_id,) = park(bus, 1)
+    page.goto(f"{console_url}/commands/{DOMAIN}/{command_id}")
+    expect(page.locator("[data-live-words]")).to_have_text("Live")
+    expect(page.get_by_text("It waits for your decision.")).to_be_visible()
+    bus.call("sp_operator_retry", domain=DOMAIN, command_ids=[command_id], operator="grace")
+    expect(page.get_by_text("It waits for your decision.")).to_be_hidden(timeout=20_000)
+    bus.settle(bus.receive(), "TROUBLESHOOT", **errors(1, "PERMANENT"))
+    bus.send_new(1)  # as a worker's beat would, it lets the numbers differ from those before the retry
+    expect(page.get_by_text("It waits for your decision.")).to_be_visible(timeout=20_000)
+    decide(page, "Cancel", "not needed")
+    expect(page.get_by_role("status")).to_contain_text("Canceled 1 command")

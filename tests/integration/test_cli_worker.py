@@ -186,6 +186,7 @@ def test_a_second_signal_ends_even_a_blocked_process_at_once(cli: Cli) -> None:
         ("shop:absent", DOMAIN, 'module "shop" has no "absent"'),
         ("shop:nothing", DOMAIN, "no HandlerRegistry"),
         ("shop", DOMAIN, "must be MODULE:NAME"),
+        ("json:loads", DOMAIN, "without arguments"),
         ("shop:make", "orders", 'no handler for "orders"'),
     ],
 )

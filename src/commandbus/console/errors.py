@@ -55,6 +55,10 @@ _SENTENCES = {
     413: "What was sent is too large: at most 8 MiB.",
     500: "The console failed; its log says more.",
 }
+_UNKNOWN = (
+    " Whether it was done is not known: when the database is back, go back too and send it once more. A form acts only"
+    " once."
+)
 _STATUS: tuple[tuple[type[CommandBusError], int], ...] = (
     (InvalidArgumentError, 400),
     (CommandNotFoundError, 404),
@@ -133,6 +137,8 @@ def _answer(
     title: str | None = None,
 ) -> ResponseReturnValue:
     sentence = sentence[:1].upper() + sentence[1:]
+    if status == 503 and request.method == "POST" and not wants_json():
+        sentence += _UNKNOWN
     if wants_json():
         response = problem(status, sentence, errors, title=title)
     else:

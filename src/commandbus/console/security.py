@@ -7,6 +7,7 @@ changes an operator (403).
 
 import getpass
 import hmac
+import logging
 import os
 import secrets
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, abort, current_app, make_response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import TooManyRequests
 
 from commandbus.console.clients import client_of
 from commandbus.console.forms import refuse_broken_text
 from commandbus.console.sessions import ROLE
 from commandbus.console.settings import ConsoleSettings, is_loopback
 from commandbus.console.state import console
+
+logger = logging.getLogger(__name__)
 
 CSRF_FIELD = "csrf_token"
 MAX_NAME = 200
@@ -99,7 +103,15 @@ def check_login(settings: ConsoleSettings, token: str) -> Role | None:
     Raises:
         TooManyRequests: whoever asks was wrong too often.
     """
-    return console().guesses.check(client_of(settings), lambda: _role_of(settings, token))
+    asker = {"address": request.remote_addr}
+    try:
+        role = console().guesses.check(client_of(settings), lambda: _role_of(settings, token))
+    except TooManyRequests:
+        logger.warning("too many wrong tokens, not looked at", extra=asker)
+        raise
+    if role is None:
+        logger.warning("wrong token", extra=asker)
+    return role
 
 
 def _role_of(settings: ConsoleSettings, token: str) -> Role | None:
@@ -115,6 +127,7 @@ def log_in(settings: ConsoleSettings, role: Role, name: str) -> None:
     """Begin a new session for somebody who showed a token."""
     console().sessions.begin(role.value)
     session[_NAME], session[_PROOF] = name, _proof(settings, role)
+    logger.info("logged in", extra={"address": request.remote_addr, "user": name, "role": role.value})
 
 
 def log_out() -> None:

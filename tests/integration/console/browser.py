@@ -83,6 +83,10 @@ class Browser:
         """Send a form as it is."""
         return self.open(path, method="POST", data=data, **options)
 
+    def post_json(self, path: str, body: dict[str, Any]) -> TestResponse:
+        """Send JSON as a program would."""
+        return self.open(path, method="POST", json=body, headers={"X-CSRF-Token": self.csrf_token()})
+
     def cookie(self) -> str:
         """Return the session's cookie."""
         found = self._client.get_cookie("commandbus_console")

@@ -136,9 +136,18 @@ def test_every_bad_field_is_422_with_a_message_and_sends_nothing(operator: Brows
     before, token = state(), operator.csrf_token()
     for name, values in FORMS[path].items():
         for value in values:
-            answer = operator.post_raw(path, {**GOOD, name: value, "csrf_token": token})
+            fields = GOOD | ({"copies": ""} if name == "lines" else {}) | {name: value, "csrf_token": token}
+            answer = operator.post_raw(path, fields)
             assert answer.status_code == 422, (name, value[:50])
             assert 'class="wrong"' in answer.text or 'role="alert"' in answer.text, (name, value[:50])
+    assert state() == before
+
+
+def test_copies_and_lines_at_once_are_refused(operator: Browser, state: Any) -> None:
+    before = state()
+    answer = operator.post("/send/bulk", {**GOOD, "copies": "3", "lines": '{"data": {}}'})
+    assert answer.status_code == 422
+    assert "must be empty where lines are sent" in answer.text
     assert state() == before
 
 

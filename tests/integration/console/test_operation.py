@@ -361,3 +361,11 @@ def test_a_role_that_may_not_see_everything_is_told_so(names: RoleNames, direct_
         assert {"oldest transaction", "stuck commands"} <= set(unknown)
         answer = browser.post(f"/queues/{DOMAIN}/pause", {"reason": "x"})
         assert (answer.status_code, "role may not do that" in answer.text) == (403, True)
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/commands"])
+def test_a_schema_that_is_gone_is_told_and_what_makes_it(operator: Browser, database_url: str, path: str) -> None:
+    run(database_url, "drop schema commandbus cascade")
+    answer = operator.get(path)
+    assert answer.status_code == 503
+    assert "commandbus migrate" in answer.text

@@ -95,6 +95,30 @@ def test_a_redrive_is_started_once_whichever_console_has_its_form(
     assert there.post("/redrives", form | {"command": form["command"][:1]}).status_code == 302, "another selection"
 
 
+def test_a_program_that_did_not_hear_the_answer_asks_again_and_gets_it(
+    operator: Browser, world: World, sync_pool: CommandBusPool
+) -> None:
+    names = [f"{DOMAIN}/{one}" for one in world.parked]
+    asked = {"command": names, "rate": 1, "form_id": str(uuid4())}
+    answers = [operator.post_json("/api/redrives", asked | {"command": some}) for some in (names, names, names[::-1])]
+    assert [answer.status_code for answer in answers] == [201] * 3
+    assert len({str(answer.get_json()) for answer in answers}) == 1
+    assert len(Redrives(sync_pool).list()) == len(world.redrives) + 1
+
+
+@pytest.mark.parametrize(
+    ("selection", "field"),
+    [({"command": []}, "command"), ({"group": None}, "group"), ({"command": "one"}, "domain")],
+)
+def test_a_selection_that_came_out_empty_does_not_mean_everything(
+    operator: Browser, world: World, sync_pool: CommandBusPool, selection: dict[str, Any], field: str
+) -> None:
+    named = {name: [f"{DOMAIN}/{world.parked[0]}"] if what == "one" else what for name, what in selection.items()}
+    answer = operator.post_json("/api/redrives", {"domain": DOMAIN, "rate": 1} | named)
+    assert (answer.status_code, list(answer.get_json()["errors"])) == (422, [field])
+    assert len(Redrives(sync_pool).list()) == len(world.redrives)
+
+
 @pytest.mark.parametrize("path", ["/send", "/send/bulk", "/redrives"])
 def test_an_id_of_a_form_that_is_none_is_refused(operator: Browser, path: str) -> None:
     answer = operator.post(path, SEND | {"copies": "1", "rate": "1", "form_id": "x"})

@@ -147,6 +147,21 @@ def guess(browser: Browser, token: str = VIEWER_TOKEN[:-1]) -> Any:
     return browser.post("/login", {"name": "eve", "token": token}, form="/login")
 
 
+def test_logins_and_wrong_tokens_are_logged_and_no_token(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "commandbus.console")
+    for _ in range(11):
+        guess(Browser(app))
+    there = {"REMOTE_ADDR": "192.0.2.7"}
+    assert guess(Browser(app, environment=there), OPERATOR_TOKEN).status_code == 302
+    told = [(one.levelname, one.getMessage(), one.address) for one in caplog.records if hasattr(one, "address")]
+    assert told[:10] == [("WARNING", "wrong token", "127.0.0.1")] * 10
+    assert told[10:] == [
+        ("WARNING", "too many wrong tokens, not looked at", "127.0.0.1"), ("INFO", "logged in", "192.0.2.7"),
+    ]  # fmt: skip
+    assert OPERATOR_TOKEN not in str([vars(one) for one in caplog.records])
+    assert VIEWER_TOKEN[:-1] not in str([vars(one) for one in caplog.records])
+
+
 def test_who_guesses_waits_and_is_told_how_long(app: Flask, later: Callable[[float], None]) -> None:
     eve = Browser(app)
     assert [guess(eve).status_code for _ in range(12)] == [422] * 10 + [429] * 2

@@ -49,13 +49,15 @@ def test_a_group_is_found_however_many_are_larger(operator: Browser, world: Worl
 
 def test_facts_of_events_are_told_as_people_would(operator: Browser, world: World, direct_url: str) -> None:
     facts = {
-        "delay_seconds": 83.42119600000001, "share": 0.1 + 0.2, "amount": 1234567.25, "rate": 10.0, "attempt": 100000,
+        "huge_seconds": 1e308, "huger_seconds": 10**400, "delay_seconds": 83.42119600000001,
+        "share": 0.1 + 0.2, "amount": 1234567.25, "rate": 10.0, "attempt": 100000,
         "is_late": True, "took_seconds": "long", "msg_id": 4711, "nothing": None, "blank": "", "parts": {"n": 0.5},
     }  # fmt: skip
     run(direct_url, "select commandbus.log_event(%s, %s, 'NOTED', %s)", (DOMAIN, world.parked[0], json.dumps(facts)))
     for path in (f"/commands/{DOMAIN}/{world.parked[0]}", "/audit?event=NOTED"):
         text = html.unescape(re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", operator.get(path).text)))
-        for words in ("delay 1.39 min", "share 0.3 ", "amount 1234567.25 ", "rate 10 ", "attempt 100000 ",
+        for words in ("huge seconds 1", "delay 1.39 min",
+                      "share 0.3 ", "amount 1234567.25 ", "rate 10 ", "attempt 100000 ",
                       "is late true", "took seconds long", 'parts { "n": 0.5 }'):  # fmt: skip
             assert words in text, path
         assert [words for words in ("delay seconds", "msg id", "nothing", "blank") if words in text] == [], path
