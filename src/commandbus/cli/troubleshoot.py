@@ -106,7 +106,7 @@ def show(domain: Domain, command_id: CommandId, database_url: DatabaseUrl = None
     """Show a command that waits, with the data that were sent."""
     with open_pool(database_url) as pool:
         command = CommandBus(pool).get_command(domain, command_id)
-        message = PostgresPayloadArchive(pool).get(domain, command_id)
+        message = PostgresPayloadArchive(pool).get(domain, command_id, exact=True)
     if command is None:
         raise CommandNotFoundError(domain, command_id)
     if command.status is not CommandStatus.IN_TROUBLESHOOTING_QUEUE:

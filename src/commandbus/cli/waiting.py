@@ -24,9 +24,9 @@ def list_waiting(
     tsq = TroubleshootingQueue(pool)
     try:
         if domain is None:
-            items = tsq.list_all_troubleshooting(command_type, limit, offset)
+            items = tsq.list_all_troubleshooting(command_type, limit, offset, exact=True)
         else:
-            items = tsq.list_troubleshooting(domain, command_type, limit, offset)
+            items = tsq.list_troubleshooting(domain, command_type, limit, offset, exact=True)
     except InsufficientPrivilege:
         if with_payload:
             raise

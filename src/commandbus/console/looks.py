@@ -14,7 +14,7 @@ from jinja2.runtime import Context
 
 from commandbus.console import charts
 from commandbus.console.recent import recent
-from commandbus.payload import MAX_DEPTH, is_hidden
+from commandbus.payload import MAX_DEPTH, is_hidden, write_json
 
 MASK = "••••"
 
@@ -75,6 +75,7 @@ _LAYOUT = frozenset("\t\n\r")
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # seen as nothing, though letters or symbols
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 _ISOLATE, _END = "\u2068", "\u2069"
+_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 _STEPS = ((1_000, "ms"), (60, "s"), (60, "min"), (24, "h"), (365, "d"))
 
 
@@ -198,14 +199,11 @@ def short(text: str) -> str:
 
 
 def pretty(value: Any) -> str:  # noqa: ANN401  (any JSON)
-    """Return a JSON value as indented text; in one line where it is nested too deeply for that.
+    """Return a JSON value as indented text.
 
     What would be hidden in it has JSON's own escapes, so that it can be read back.
     """
-    try:
-        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    except RecursionError:
-        text = json.dumps(value, ensure_ascii=False, default=str)
+    text = write_json(value, _JSON, indent=2)
     if text.isascii():
         return text.replace("\x7f", "\\u007f")
     return "".join(json.dumps(one)[1:-1] if _is_secret(one) else one for one in text)

@@ -208,13 +208,13 @@ def _find(form: Form) -> Found:
 
 def _story(domain: str, command_id: UUID, *, is_payload_asked: bool) -> Story:
     bus, command = console().bus, command_or_404(domain, command_id)
-    message = bus.get_message(domain, command_id) if is_payload_asked else None
+    message = bus.get_message(domain, command_id, exact=True) if is_payload_asked else None
     related = []
     if command.correlation_id is not None:
         found = bus.find_commands(correlation_id=command.correlation_id, limit=_RELATED + 1).commands
         related = [row for row in found if (row.domain, row.command_id) != (domain, command_id)][:_RELATED]
     batch = None if command.batch_id is None else bus.get_batch(domain, command.batch_id)
-    events = bus.get_audit_trail(command_id, domain)
+    events = bus.get_audit_trail(command_id, domain, exact=True)
     return Story(
         command,
         [_line(event) for event in events],

@@ -176,9 +176,9 @@ def _find_commands(form: Form) -> Found:
     tsq = console().tsq
     group = None if domain is None or key is None else _group(domain, key)
     if domain is None:
-        items = tsq.list_all_troubleshooting(command_type, PAGE + 1, start=trail.start)
+        items = tsq.list_all_troubleshooting(command_type, PAGE + 1, start=trail.start, exact=True)
     else:
-        items = tsq.list_troubleshooting(domain, command_type, PAGE + 1, failure_key=key, start=trail.start)
+        items = tsq.list_troubleshooting(domain, command_type, PAGE + 1, failure_key=key, start=trail.start, exact=True)
     if key is None:
         total = tsq.count_troubleshooting(domain, command_type)
     else:
