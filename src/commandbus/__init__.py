@@ -76,6 +76,7 @@ from commandbus.models import (
     WorkerInfo,
 )
 from commandbus.operations import Operations
+from commandbus.payload import JsonNumber
 from commandbus.pool import CommandBusPool
 from commandbus.redrives import Redrives
 from commandbus.repositories import (
@@ -132,6 +133,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidOperationError",
     "InvalidPayloadError",
+    "JsonNumber",
     "LeaseInfo",
     "Maintenance",
     "MaintenanceReport",

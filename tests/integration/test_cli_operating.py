@@ -111,6 +111,41 @@ def test_a_command_is_edited(cli: Cli, database_url: str) -> None:
     assert "does not wait" in cli.refusal("tsq", "edit", DOMAIN, command_id, '{"n": 1}', code=1)
 
 
+def test_digits_are_shown_and_stored_as_they_are(cli: Cli, database_url: str, direct_url: str) -> None:
+    (command_id, other) = park(database_url, 2)
+    data = '{"kept": 1.000000000000000000001, "price": 0.1000000000000000055}'
+    assert cli.json("tsq", "edit", DOMAIN, command_id, data.replace("0.1000000000000000055", "1e131071"))["msg_id"] > 0
+    with open_bus(direct_url) as bus:
+        assert bus.value("select message #>> '{data,price}' from pgmq.q_payments__commands") == "1" + "0" * 131_071
+        bus.run(
+            "update commandbus.payload_archive set message = pg_catalog.jsonb_set(message, '{data}', %s::jsonb)", data
+        )
+    assert data in cli.text("tsq", "show", DOMAIN, other)
+    for words in (("tsq", "show", DOMAIN, other), ("message", DOMAIN, other), ("tsq", "list", "--payload")):
+        told = cli(*words, "--json").stdout
+        assert '"price": 0.1000000000000000055' in told
+        assert '"kept": 1.000000000000000000001' in told
+    assert cli.json("tsq", "edit", DOMAIN, other, "-", stdin=data.replace("0.1", "0.2"))["msg_id"] > 0
+    with open_bus(direct_url) as bus:
+        stored = "select (message -> 'data')::text from pgmq.q_payments__commands order by msg_id desc limit 1"
+        assert bus.value(stored) == data.replace("0.1", "0.2")
+    assert f'"before": {data}' in cli.text("audit", other)
+    assert '"price": 0.2000000000000000055' in cli("audit", "--domain", DOMAIN, "--json").stdout
+
+
+def test_a_number_that_cannot_be_stored_is_refused(cli: Cli, database_url: str) -> None:
+    (command_id,) = park(database_url, 1)
+    said = cli.refusal("tsq", "edit", DOMAIN, command_id, '{"price": 1e131072}', code=2)
+    assert said.startswith("commandbus: data: has numbers of too many digits: at most 131,072 digits before the point")
+    assert cli.json("tsq", "count")["waiting"] == 1
+
+
+def test_a_result_is_stored_as_it_is_typed(cli: Cli, database_url: str) -> None:
+    (command_id,) = park(database_url, 1)
+    cli.text("tsq", "complete", DOMAIN, command_id, "--result", '{"paid": 0.1000000000000000055}')
+    assert '{"paid": 0.1000000000000000055}' in cli.text("audit", command_id)
+
+
 def test_a_redrive_is_started_shown_and_stopped(cli: Cli, database_url: str) -> None:
     assert "nothing" in cli.refusal("redrive", "start", DOMAIN, "--rate", 5, code=1)
     park(database_url, 3)

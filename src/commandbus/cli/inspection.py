@@ -53,7 +53,7 @@ def message(domain: Domain, command_id: CommandId, database_url: DatabaseUrl = N
         bus = CommandBus(pool)
         if not bus.command_exists(domain, command_id):
             raise CommandNotFoundError(domain, command_id)
-        found = bus.get_message(domain, command_id)
+        found = bus.get_message(domain, command_id, exact=True)
     if found is None:
         raise InvalidOperationError(f"the message of command {command_id} is not kept any more")
     if as_json:
@@ -86,10 +86,10 @@ def audit(
         if correlation_id is not None:
             found = _of_conversation(bus, domain, correlation_id)
         elif command_id is not None:
-            found = bus.get_audit_trail(command_id, domain)
+            found = bus.get_audit_trail(command_id, domain, exact=True)
         else:
             chosen = None if domain is None else known_domain(pool, domain)
-            found = bus.query_audit(chosen, event, after=begin, before=end, limit=limit)
+            found = bus.query_audit(chosen, event, after=begin, before=end, limit=limit, exact=True)
             if len(found) == limit:
                 note(f"the newest {limit:,}: there may be more, see --limit and --before")
     one = command_id or correlation_id
@@ -106,5 +106,9 @@ def _of_conversation(bus: CommandBus, domain: str | None, correlation_id: UUID) 
     page = bus.find_commands(domain=domain, correlation_id=correlation_id, limit=_MOST_RELATED)
     if page.next_key is not None:
         note(f"of the newest {_MOST_RELATED:,} commands of the conversation: there may be more")
-    events = [event for command in page.commands for event in bus.get_audit_trail(command.command_id, command.domain)]
+    events = [
+        event
+        for command in page.commands
+        for event in bus.get_audit_trail(command.command_id, command.domain, exact=True)
+    ]
     return sorted(events, key=lambda event: event.audit_id)

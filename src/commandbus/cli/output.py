@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from commandbus.payload import counted as counted
+from commandbus.payload import write_json
 
 _WIDEST = 10_000  # columns where nobody looks at a screen: nothing is wrapped or cut
 
@@ -68,7 +69,7 @@ def row_of(record: Any, *, without: Sequence[str] = ()) -> dict[str, Any]:  # no
 def print_json(value: object) -> None:
     """Print one JSON document; records become objects, ids, times and paths their text."""
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(value, default=_to_json, ensure_ascii=not is_unicode, indent=2)
+    text = write_json(value, json.JSONEncoder(default=_to_json, ensure_ascii=not is_unicode), indent=2)
     sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
 
 
@@ -115,7 +116,7 @@ def _cell(value: object) -> str:
         case float():
             return f"{value:,.3f}"
         case dict() | list():
-            return printable(json.dumps(value, default=_to_json, ensure_ascii=False))
+            return printable(write_json(value, json.JSONEncoder(default=_to_json, ensure_ascii=False)))
         case _:
             return printable(str(value))
 

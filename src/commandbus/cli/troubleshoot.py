@@ -77,9 +77,9 @@ def list_(
         chosen = None if domain is None else known_domain(pool, domain)
         tsq = TroubleshootingQueue(pool)
         if chosen is None:
-            items = tsq.list_all_troubleshooting(command_type, limit, offset, with_payload=payload)
+            items = tsq.list_all_troubleshooting(command_type, limit, offset, with_payload=payload, exact=True)
         else:
-            items = tsq.list_troubleshooting(chosen, command_type, limit, offset, with_payload=payload)
+            items = tsq.list_troubleshooting(chosen, command_type, limit, offset, with_payload=payload, exact=True)
     rows = [row_of(item, without=() if payload else ("payload",)) for item in items]
     if len(rows) == limit:
         note(f"the first {limit:,}: there may be more, see --limit and --offset")
@@ -111,7 +111,7 @@ def show(domain: Domain, command_id: CommandId, database_url: DatabaseUrl = None
     """Show a command that waits, with the data that were sent."""
     with open_pool(database_url) as pool:
         command = CommandBus(pool).get_command(domain, command_id)
-        message = PostgresPayloadArchive(pool).get(domain, command_id)
+        message = PostgresPayloadArchive(pool).get(domain, command_id, exact=True)
     if command is None:
         raise CommandNotFoundError(domain, command_id)
     if command.status is not CommandStatus.IN_TROUBLESHOOTING_QUEUE:

@@ -32,6 +32,7 @@ from commandbus.payload import (
     check_uuid,
     parse_json,
     parse_time,
+    write_json,
 )
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ S = TypeVar("S", bound=StrEnum)
 SENT_ALREADY = "This form was sent already: look at what it did before you send it once more."
 _OFTEN = frozenset({"command", "group"})
 _JSON = frozenset({"data", "result"})
+_ENCODER = json.JSONEncoder()
 _INTEGER = re.compile(r"-?\d{1,19}")
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _EVENT = re.compile(r"[^\W\d_][\w .:/-]{0,99}")
@@ -238,7 +240,7 @@ def _check_utf8(text: bytes, field: str) -> None:
 def _text_of(name: str, value: Any) -> str:  # noqa: ANN401  (any JSON)
     """Return a value as it would stand in a form; what is JSON there too, as JSON."""
     try:
-        return value if isinstance(value, str) and name not in _JSON else json.dumps(value)
+        return value if isinstance(value, str) and name not in _JSON else write_json(value, _ENCODER)
     except RecursionError:
         raise InvalidArgumentError(name, "is nested too deeply") from None
 

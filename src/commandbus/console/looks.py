@@ -14,7 +14,7 @@ from jinja2.runtime import Context
 
 from commandbus.console import charts
 from commandbus.console.recent import recent
-from commandbus.payload import MAX_DEPTH, is_hidden
+from commandbus.payload import MAX_DEPTH, is_hidden, write_json
 
 MASK = "••••"
 
@@ -79,6 +79,7 @@ _FOR_PROGRAMS = frozenset({"msg_id"})
 _SECONDS = "_seconds"
 _LONGEST = 1e9  # a number beyond it is told as it is: events of applications hold any
 _EXACT = 15  # digits that every float keeps; more show how it is stored, and not what was meant
+_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 _STEPS = ((1_000, "ms"), (60, "s"), (60, "min"), (24, "h"), (365, "d"))
 
 
@@ -222,14 +223,11 @@ def short(text: str) -> str:
 
 
 def pretty(value: Any) -> str:  # noqa: ANN401  (any JSON)
-    """Return a JSON value as indented text; in one line where it is nested too deeply for that.
+    """Return a JSON value as indented text.
 
     What would be hidden in it has JSON's own escapes, so that it can be read back.
     """
-    try:
-        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    except RecursionError:
-        text = json.dumps(value, ensure_ascii=False, default=str)
+    text = write_json(value, _JSON, indent=2)
     if text.isascii():
         return text.replace("\x7f", "\\u007f")
     return "".join(json.dumps(one)[1:-1] if _is_secret(one) else one for one in text)

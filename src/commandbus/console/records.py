@@ -1,12 +1,13 @@
 """Records of the library as plain JSON, and what viewers see of business data: its keys."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from flask import jsonify
+from flask import Response
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.errors import problem
@@ -14,8 +15,10 @@ from commandbus.console.forms import Form
 from commandbus.console.looks import iso, masked
 from commandbus.console.security import user
 from commandbus.models import AuditEvent, AuditEventType
+from commandbus.payload import write_json
 
 NO_PAYLOADS = {"payload": "The console's database role may not see what was sent; it needs commandbus_operator."}
+_ENCODER = json.JSONEncoder()
 _BUSINESS = frozenset({"payload", "data", "custom_data", "result"})
 _OWN_EVENTS = frozenset(map(str, AuditEventType))
 _BUSINESS_IN_AUDIT = frozenset({"details", "result", "result_data", "before", "after"})
@@ -50,7 +53,7 @@ def plain(record: Any) -> dict[str, Any]:  # noqa: ANN401  (any of the library's
 def json_or_errors(form: Form, found: Mapping[str, Any]) -> ResponseReturnValue:
     """Return what was found as JSON, or what is wrong with the query, with 400; unknown parameters are."""
     form.refuse_unread()
-    return refused(form, 400) if form.errors else jsonify(found)
+    return refused(form, 400) if form.errors else Response(write_json(found, _ENCODER), mimetype="application/json")
 
 
 def refused(form: Form, status: int = 422) -> ResponseReturnValue:

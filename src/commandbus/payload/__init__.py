@@ -20,9 +20,9 @@ from commandbus.payload.arguments import (
     check_timeout,
     check_uuid,
 )
+from commandbus.payload.exact import MAX_DIGITS, JsonNumber, write_json
 from commandbus.payload.json_text import (
     MAX_DEPTH,
-    MAX_DIGITS,
     MAX_PAYLOAD_BYTES,
     decode,
     decode_leniently,
@@ -46,6 +46,7 @@ __all__ = [
     "MAX_DIGITS",
     "MAX_ERROR_LENGTH",
     "MAX_PAYLOAD_BYTES",
+    "JsonNumber",
     "check_aware",
     "check_command_type",
     "check_count",
@@ -71,4 +72,5 @@ __all__ = [
     "is_hidden",
     "parse_json",
     "parse_time",
+    "write_json",
 ]

@@ -11,10 +11,18 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from commandbus.errors import InvalidArgumentError, InvalidPayloadError
+from commandbus.payload.exact import (
+    MAX_DIGITS,
+    NUMBER_LIMITS,
+    JsonNumber,
+    number_reader,
+    read_integer,
+    read_number,
+    write_json,
+)
 
 MAX_PAYLOAD_BYTES = 262_144
 MAX_DEPTH = 64
-MAX_DIGITS = 4_000
 _SAFE_LENGTH = 300
 
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -27,31 +35,44 @@ _CONTAINERS = (dict, list, tuple)
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
 
 
-def encode(data: object, field: str = "data", max_bytes: int = MAX_PAYLOAD_BYTES, max_depth: int = MAX_DEPTH) -> str:
+def encode(
+    data: object,
+    field: str = "data",
+    max_bytes: int = MAX_PAYLOAD_BYTES,
+    max_depth: int = MAX_DEPTH,
+    *,
+    any_number: bool = False,
+) -> str:
     """Return the JSON text of a command's data.
 
     Args:
         data: a dict with string keys, or a pydantic model. Besides JSON's own types, values may be tuples
-            (arrays), pydantic models (objects), enums (their values), UUIDs and Decimals (their text), dates
-            and aware datetimes (ISO 8601).
+            (arrays), pydantic models (objects), enums (their values), UUIDs and Decimals (their text), `JsonNumber`
+            (numbers), dates and aware datetimes (ISO 8601).
         field: the argument's name for errors.
         max_bytes: largest text, in UTF-8.
         max_depth: deepest nesting; a flat object has depth 1.
+        any_number: also a `JsonNumber` that no handler in Python could read.
 
     Raises:
         InvalidArgumentError: *data* is no object; a key is no string; a value has another type, is NaN or
-            infinite, is a number of more than 4,000 digits, or contains itself; a string holds NUL or a lone
-            surrogate; or a limit is exceeded.
+            infinite, is a number of more than 4,000 digits or beyond the range of floats, or contains itself; a
+            string holds NUL or a lone surrogate; or a limit is exceeded.
     """
     if not isinstance(data, dict):
         if not isinstance(data, BaseModel):
             raise InvalidArgumentError(field, "must be a dict or a pydantic model")
         data = _dump_model(data, field)
-    return encode_value(data, field, max_bytes, max_depth)
+    return encode_value(data, field, max_bytes, max_depth, any_number=any_number)
 
 
 def encode_value(
-    value: object, field: str = "result", max_bytes: int = MAX_PAYLOAD_BYTES, max_depth: int = MAX_DEPTH
+    value: object,
+    field: str = "result",
+    max_bytes: int = MAX_PAYLOAD_BYTES,
+    max_depth: int = MAX_DEPTH,
+    *,
+    any_number: bool = False,
 ) -> str:
     """Return the JSON text of any value, otherwise as `encode`.
 
@@ -59,29 +80,39 @@ def encode_value(
         InvalidArgumentError: as `encode`.
     """
     try:
-        text = _ENCODER.encode(value)
+        try:
+            text = _ENCODER.encode(value)
+        except _ExactNumberError:
+            text = write_json(value, _ENCODER, deepest=max_depth)
+            if not any_number:
+                decode(text)
     except _NotJsonError as error:
         raise InvalidArgumentError(field, str(error)) from None
     except RecursionError:
         _refuse_depth(field, max_depth)
     except TypeError:
         _refuse_keys(field)
-    except ValueError:
+    except (ValueError, InvalidPayloadError):
         _refuse_value(field)
     if isinstance(value, _CONTAINERS):
         _check_keys(value, field)
     _check_text(text, field, max_bytes, max_depth)
+    if len(text) > MAX_DIGITS and not any_number:
+        _check_numbers(text, field)
     return text
 
 
 def parse_json(text: str | bytes, field: str) -> Any:  # noqa: ANN401  (JSON can be anything)
     """Return the value of a JSON text that somebody typed, in UTF-8 where it is bytes.
 
+    Numbers are what the server makes of them: 1e3 is an integer, and one that a float would change a `JsonNumber`.
+
     Raises:
-        InvalidArgumentError: it is not JSON; the text says where, and quotes nothing.
+        InvalidArgumentError: it is not JSON, or has a number that the server would not keep; the text says where or
+            why, and quotes nothing.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_float=number_reader(), parse_int=read_integer, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
         raise InvalidArgumentError(field, f"is not valid JSON: {error.msg} at {where}") from None
@@ -89,21 +120,28 @@ def parse_json(text: str | bytes, field: str) -> Any:  # noqa: ANN401  (JSON can
         raise InvalidArgumentError(field, "is not valid UTF-8") from None
     except RecursionError:
         raise InvalidArgumentError(field, "is nested too deeply") from None
+    except InvalidArgumentError:
+        raise InvalidArgumentError(field, f"has numbers of too many digits: {NUMBER_LIMITS}") from None
     except ValueError:
-        raise InvalidArgumentError(field, "has NaN, Infinity or a number of too many digits") from None
+        raise InvalidArgumentError(field, "has NaN or Infinity") from None
 
 
-def decode(text: str) -> Any:  # noqa: ANN401  (JSON can be anything)
+def decode(text: str, *, exact: bool = False) -> Any:  # noqa: ANN401  (JSON can be anything)
     """Return the value of a JSON text as the server stores it.
+
+    Args:
+        text: the text.
+        exact: a number that a float would change is a `JsonNumber`; none is too large then.
 
     Raises:
         InvalidPayloadError: it is not JSON, is nested too deeply, or holds a number that has more digits than
             Python reads or is beyond the range of floats.
     """
+    # A number needs more than 300 digits to be beyond the range of floats: the server writes no exponents.
+    decoder = _EXACT_DECODER if exact else _PLAIN_DECODER if len(text) < _SAFE_LENGTH else _DECODER
     try:
-        # A number needs more than 300 digits to be beyond the range of floats: the server writes no exponents.
         # The server's text has no space around it: `decode`, which looks for some, would take twice the time.
-        value, end = (_PLAIN_DECODER if len(text) < _SAFE_LENGTH else _DECODER).raw_decode(text)
+        value, end = decoder.raw_decode(text)
     except RecursionError:
         raise InvalidPayloadError("the stored JSON is nested too deeply") from None
     except ValueError:
@@ -113,21 +151,25 @@ def decode(text: str) -> Any:  # noqa: ANN401  (JSON can be anything)
     return value
 
 
-def decode_leniently(text: str | None) -> Any:  # noqa: ANN401  (JSON can be anything)
+def decode_leniently(text: str | None, *, exact: bool = False) -> Any:  # noqa: ANN401  (JSON can be anything)
     """Return the value of a JSON text, the text itself where it cannot be decoded, or None for None.
 
-    For lists, where one bad row must not hide the others.
+    For lists, where one bad row must not hide the others. *exact* is as in `decode`.
     """
     if text is None:
         return None
     try:
-        return decode(text)
+        return decode(text, exact=exact)
     except InvalidPayloadError:
         return text
 
 
 class _NotJsonError(Exception):
     """Carries a sentence about a value without JSON form out of the encoder."""
+
+
+class _ExactNumberError(Exception):
+    """Tells that a value holds a number that the encoder in C cannot write."""
 
 
 def _to_json(value: object) -> object:
@@ -139,6 +181,8 @@ def _to_json(value: object) -> object:
             raise _NotJsonError("a datetime in it has no time zone")
         case date():
             return value.isoformat()
+        case JsonNumber():
+            raise _ExactNumberError
         case Decimal() if value.is_finite():
             return str(value)
         case Enum():
@@ -163,6 +207,7 @@ def _refuse_constant(_: str) -> NoReturn:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_to_json)
 _PLAIN_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
+_EXACT_DECODER = json.JSONDecoder(parse_float=read_number, parse_int=read_integer, parse_constant=_refuse_constant)
 
 
 def _dump_model(model: BaseModel, field: str) -> object:
@@ -199,7 +244,10 @@ def _check_text(text: str, field: str, max_bytes: int, max_depth: int) -> None:
         raise InvalidArgumentError(field, "contains a NUL character, which cannot be stored")
     if text.count("{") + text.count("[") > max_depth and _depth(text) > max_depth:
         _refuse_depth(field, max_depth)
-    if size > MAX_DIGITS and _LONG_NUMBER.search(text) and _LONG_NUMBER.search(_STRING.sub("", text)):
+
+
+def _check_numbers(text: str, field: str) -> None:
+    if _LONG_NUMBER.search(text) and _LONG_NUMBER.search(_STRING.sub("", text)):
         _refuse_value(field)
 
 
@@ -221,5 +269,7 @@ def _refuse_keys(field: str) -> NoReturn:
 
 def _refuse_value(field: str) -> NoReturn:
     raise InvalidArgumentError(
-        field, f"must not contain NaN, Infinity, a number of more than {MAX_DIGITS:,} digits, or itself"
+        field,
+        f"must not contain NaN, Infinity, a number of more than {MAX_DIGITS:,} digits or beyond the range of floats,"
+        " or itself",
     ) from None

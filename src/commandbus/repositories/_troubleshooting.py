@@ -39,6 +39,7 @@ class Troubleshooting(Repository):
         failure_key: UUID | None = None,
         start: PageKey | None = None,
         with_payload: bool = True,
+        exact: bool = False,
     ) -> list[TroubleshootingItem]:
         """Return commands that wait for an operator, longest waiting first.
 
@@ -50,7 +51,7 @@ class Troubleshooting(Repository):
             _WITH_PAYLOAD if with_payload else _WITHOUT,
             (domain, command_type, limit, offset, failure_key, *_place(start)),
         )
-        return [_to_item(row) for row in rows]
+        return [_to_item(row, exact) for row in rows]
 
     async def list_troubleshooting_ids(
         self,
@@ -171,7 +172,7 @@ def _to_group(row: Row) -> FailureGroup:
     )
 
 
-def _to_item(row: Row) -> TroubleshootingItem:
+def _to_item(row: Row, exact: bool) -> TroubleshootingItem:
     """Return the record of a row of list_troubleshooting."""
     (
         domain,
@@ -198,6 +199,6 @@ def _to_item(row: Row) -> TroubleshootingItem:
         text,
         correlation_id,
         reply_queue or None,
-        decode_leniently(payload),
+        decode_leniently(payload, exact=exact),
         *rest,
     )

@@ -59,6 +59,7 @@ from commandbus.models import (
     TsqReason,
     WorkerInfo,
 )
+from commandbus.payload import JsonNumber
 from commandbus.settings import CommandBusSettings
 from commandbus.sync.bus import CommandBus
 from commandbus.sync.maintenance import Maintenance
@@ -105,6 +106,7 @@ __all__ = [
     "FailureGroup",
     "InvalidArgumentError",
     "InvalidOperationError",
+    "JsonNumber",
     "LeaseInfo",
     "Maintenance",
     "MaintenanceReport",

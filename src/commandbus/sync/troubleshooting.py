@@ -58,6 +58,7 @@ class TroubleshootingQueue:
         failure_key: UUID | None = None,
         start: PageKey | None = None,
         with_payload: bool = True,
+        exact: bool = False,
     ) -> list[TroubleshootingItem]:
         """Return a domain's waiting commands with their payloads, longest waiting first.
 
@@ -70,8 +71,9 @@ class TroubleshootingQueue:
             start: ``PageKey(item.waiting_since, item.command_id)`` of the last one of the page before: each page costs
                 as much as the first, and what was decided about meanwhile shifts nothing.
             with_payload: False: payloads are None, and roles may ask that see none.
+            exact: numbers that a float would change are `JsonNumber`, which `edit_and_retry` stores as they were.
         """
-        return self._list(check_domain(domain), command_type, limit, offset, failure_key, start, with_payload)
+        return self._list(check_domain(domain), command_type, limit, offset, failure_key, start, with_payload, exact)
 
     def list_all_troubleshooting(
         self,
@@ -81,9 +83,10 @@ class TroubleshootingQueue:
         *,
         start: PageKey | None = None,
         with_payload: bool = True,
+        exact: bool = False,
     ) -> list[TroubleshootingItem]:
         """Return the waiting commands of all domains; as `list_troubleshooting`."""
-        return self._list(None, command_type, limit, offset, None, start, with_payload)
+        return self._list(None, command_type, limit, offset, None, start, with_payload, exact)
 
     def count_troubleshooting(self, domain: str | None = None, command_type: str | None = None) -> int:
         """Return how many commands wait, of one domain or all, of one type or all."""
@@ -230,7 +233,8 @@ class TroubleshootingQueue:
         Args:
             domain: the command's domain.
             command_id: a command that waits.
-            data: the JSON object to take the place of what was sent.
+            data: the JSON object to take the place of what was sent. A `JsonNumber` in it keeps its digits: what
+                ``get_message(..., exact=True)`` gave comes back as it was, but for what was changed.
             operator, reason: as in `operator_retry`.
             registry: the handlers; *data* must then fit the model that the command's handler asks for.
 
@@ -242,7 +246,7 @@ class TroubleshootingQueue:
             CommandNotFoundError, InvalidOperationError: as `operator_retry`.
         """
         domain, command_id = check_domain(domain), check_uuid(command_id, "command_id")
-        text = encode(data, "data", self._settings.max_payload_bytes)
+        text = encode(data, "data", self._settings.max_payload_bytes, any_number=True)
         if registry is not None:
             command = self._commands.get(domain, command_id)
             if command is None:
@@ -314,6 +318,7 @@ class TroubleshootingQueue:
         failure_key: UUID | None,
         start: PageKey | None,
         with_payload: bool,
+        exact: bool,
     ) -> list[TroubleshootingItem]:
         return self._commands.list_troubleshooting(
             domain,
@@ -323,6 +328,7 @@ class TroubleshootingQueue:
             failure_key=None if failure_key is None else check_uuid(failure_key, "failure_key"),
             start=_check_start(start),
             with_payload=with_payload,
+            exact=exact,
         )
 
     @staticmethod

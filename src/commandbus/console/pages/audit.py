@@ -53,7 +53,7 @@ def _find(form: Form) -> Found:
     if form.errors:
         return Found()
     rows = console().bus.query_audit(
-        domain, event_type, after=after, before=before, before_id=before_id, limit=PAGE + 1
+        domain, event_type, after=after, before=before, before_id=before_id, limit=PAGE + 1, exact=True
     )
     older: dict[str, object] | None = None
     if len(rows) > PAGE:

@@ -193,7 +193,7 @@ def command_or_404(domain: str, command_id: UUID) -> CommandMetadata:
 def message_of(domain: str, command_id: UUID) -> tuple[StoredMessage | None, dict[str, str]]:
     """Return what was sent, or None where nothing is kept; and why it is, where it is kept from this console."""
     try:
-        return console().bus.get_message(domain, command_id), {}
+        return console().bus.get_message(domain, command_id, exact=True), {}
     except InsufficientPrivilege:
         return None, NO_PAYLOADS
 
@@ -230,7 +230,7 @@ def _story(domain: str, command_id: UUID, *, is_payload_asked: bool) -> Story:
         found = bus.find_commands(correlation_id=command.correlation_id, limit=_RELATED + 1).commands
         related = [row for row in found if (row.domain, row.command_id) != (domain, command_id)][:_RELATED]
     batch = None if command.batch_id is None else bus.get_batch(domain, command.batch_id)
-    events = bus.get_audit_trail(command_id, domain)
+    events = bus.get_audit_trail(command_id, domain, exact=True)
     return Story(
         command,
         [_line(event) for event in events],

@@ -1,6 +1,6 @@
 """Edit and retry: other data for a command that waits, checked by its handler's model."""
 
-from decimal import Decimal
+import json
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +16,13 @@ from commandbus.console.security import user, wants_json
 from commandbus.console.state import console
 from commandbus.errors import InvalidArgumentError, InvalidOperationError, InvalidPayloadError
 from commandbus.models import CommandMetadata, CommandStatus
+from commandbus.payload import decode, write_json
 
 page = Blueprint("editing", __name__)
 
 MAX_REASON = 2_000
 _MOST_PROBLEMS = 50
-_EXACT = 15  # digits that every float keeps
+_ENCODER = json.JSONEncoder()
 
 Problem = tuple[str, str]
 
@@ -87,23 +88,13 @@ def _problems(command: CommandMetadata, data: dict[str, Any]) -> list[Problem]:
     if model is None:
         return []
     try:
-        model.model_validate(data)
+        model.model_validate(decode(write_json(data, _ENCODER)))  # numbers as the handler gets them
+    except InvalidPayloadError:  # one of them it cannot get: refused with the rest
+        return []
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_PROBLEMS]
         return [(".".join(str(part) for part in problem["loc"]) or "data", problem["msg"]) for problem in found]
     return []
-
-
-def _may_be_rounded(value: Any) -> bool:  # noqa: ANN401  (any JSON)
-    """Return whether a number may have had more digits where it is stored, which JSON of Python does not keep."""
-    rest = [value]
-    while rest:
-        one = rest.pop()
-        if isinstance(one, float) and len(Decimal(repr(one)).as_tuple().digits) > _EXACT:
-            return True
-        if isinstance(one, dict | list):
-            rest += one.values() if isinstance(one, dict) else one
-    return False
 
 
 def _show(command: CommandMetadata, form: Form, problems: list[Problem]) -> str:
@@ -116,7 +107,6 @@ def _show(command: CommandMetadata, form: Form, problems: list[Problem]) -> str:
         problems=problems,
         text=None if message is None else pretty(shown(message.data)),
         refused=kept_back,
-        may_be_rounded=message is not None and _may_be_rounded(message.data),
         waits=command.status is CommandStatus.IN_TROUBLESHOOTING_QUEUE,
         is_checked=_is_checked(command),
         has_registry=console().registry is not None,

@@ -184,9 +184,11 @@ def _find_commands(form: Form) -> Found:
 
     def page(*, with_payload: bool) -> list[TroubleshootingItem]:
         if domain is None:
-            return tsq.list_all_troubleshooting(command_type, PAGE + 1, start=trail.start, with_payload=with_payload)
+            return tsq.list_all_troubleshooting(
+                command_type, PAGE + 1, start=trail.start, with_payload=with_payload, exact=True
+            )
         return tsq.list_troubleshooting(
-            domain, command_type, PAGE + 1, failure_key=key, start=trail.start, with_payload=with_payload
+            domain, command_type, PAGE + 1, failure_key=key, start=trail.start, with_payload=with_payload, exact=True
         )
 
     try:

@@ -194,14 +194,21 @@ class Questions:
         first, last = _id_range(beginning)
         return self._commands.find_by_id(first, last, check_count(limit, "limit", 1, MAX_PAGE))
 
-    def get_message(self, domain: str, command_id: UUID) -> StoredMessage | None:
-        """Return what was sent, or None: of a command that is over it is kept by PGMQ's archive only, if at all."""
-        return self._commands.get_message(check_domain(domain), check_uuid(command_id, "command_id"))
+    def get_message(self, domain: str, command_id: UUID, *, exact: bool = False) -> StoredMessage | None:
+        """Return what was sent, or None: of a command that is over it is kept by PGMQ's archive only, if at all.
 
-    def get_audit_trail(self, command_id: UUID, domain: str | None = None) -> list[AuditEvent]:
-        """Return what happened to a command (or, given its id, a batch), oldest first."""
+        Args:
+            domain: the command's domain.
+            command_id: the command.
+            exact: numbers that a float would change are `JsonNumber`, which keeps their digits when they are sent or
+                edited again.
+        """
+        return self._commands.get_message(check_domain(domain), check_uuid(command_id, "command_id"), exact=exact)
+
+    def get_audit_trail(self, command_id: UUID, domain: str | None = None, *, exact: bool = False) -> list[AuditEvent]:
+        """Return what happened to a command (or, given its id, a batch), oldest first; *exact* as `get_message`."""
         return self._audit.get_trail(
-            check_uuid(command_id, "command_id"), None if domain is None else check_domain(domain)
+            check_uuid(command_id, "command_id"), None if domain is None else check_domain(domain), exact=exact
         )
 
     def query_audit(
@@ -213,6 +220,7 @@ class Questions:
         before: datetime | None = None,
         before_id: int | None = None,
         limit: int = 100,
+        exact: bool = False,
     ) -> list[AuditEvent]:
         """Return the events that match every filter given, newest first.
 
@@ -223,6 +231,7 @@ class Questions:
             before: only before this time; aware. For the next page, the timestamp of the last event.
             before_id: with *before*: of the events at that very time, only those with a smaller audit_id.
             limit: 1 to 1,000.
+            exact: as `get_message`.
 
         Raises:
             InvalidArgumentError: an argument breaks its limit, a time has no zone, or *before_id* stands alone.
@@ -236,6 +245,7 @@ class Questions:
             before=None if before is None else check_aware(before, "before"),
             before_id=None if before_id is None else check_count(before_id, "before_id", 1, 2**63 - 1),
             limit=check_count(limit, "limit", 1, MAX_PAGE),
+            exact=exact,
         )
 
 

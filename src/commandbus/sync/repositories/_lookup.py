@@ -114,13 +114,13 @@ class Lookup(Repository):
             return CommandPage(commands)
         return CommandPage(commands, PageKey(commands[-1].created_at, commands[-1].command_id))
 
-    def get_message(self, domain: str, command_id: UUID) -> StoredMessage | None:
+    def get_message(self, domain: str, command_id: UUID, *, exact: bool = False) -> StoredMessage | None:
         """Return what was sent, where it still is, or None. Source: ``commandbus.get_message``."""
         rows = self._rows(
             "select place, (message -> 'data')::text from commandbus.get_message($1::text, $2::uuid)",
             (domain, command_id),
         )
-        return StoredMessage(MessagePlace(rows[0][0]), decode_leniently(rows[0][1])) if rows else None
+        return StoredMessage(MessagePlace(rows[0][0]), decode_leniently(rows[0][1], exact=exact)) if rows else None
 
     def list_batch(
         self, domain: str, batch_id: UUID, *, status: str | None = None, limit: int = 100, offset: int = 0

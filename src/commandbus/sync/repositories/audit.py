@@ -38,14 +38,14 @@ class PostgresAuditLogger(Repository):
             )
         )
 
-    def get_trail(self, command_id: UUID, domain: str | None = None) -> list[AuditEvent]:
+    def get_trail(self, command_id: UUID, domain: str | None = None, *, exact: bool = False) -> list[AuditEvent]:
         """Return what happened to a command or batch, oldest first. Source: ``commandbus.get_audit_trail``."""
         rows = self._rows(
             "select audit_id, domain, command_id, event_type, ts, msg_id, attempt, details::text"
             " from commandbus.get_audit_trail($1::uuid, $2::text)",
             (command_id, domain),
         )
-        return [_to_event(row) for row in rows]
+        return [_to_event(row, exact) for row in rows]
 
     def query(
         self,
@@ -56,6 +56,7 @@ class PostgresAuditLogger(Repository):
         before: datetime | None = None,
         before_id: int | None = None,
         limit: int = 100,
+        exact: bool = False,
     ) -> list[AuditEvent]:
         """Return the events that match every filter given, newest first. Source: ``commandbus.query_audit``."""
         rows = self._rows(
@@ -63,10 +64,10 @@ class PostgresAuditLogger(Repository):
             " from commandbus.query_audit($1::text, $2::text, $3::timestamptz, $4::timestamptz, $5::bigint, $6::int)",
             (domain, event_type, after, before, before_id, limit),
         )
-        return [_to_event(row) for row in rows]
+        return [_to_event(row, exact) for row in rows]
 
 
-def _to_event(row: Row) -> AuditEvent:
+def _to_event(row: Row, exact: bool) -> AuditEvent:
     """Return the record of an audit row; its number columns are facts like the others."""
     audit_id, domain, command_id, event_type, timestamp, msg_id, attempt, text = row
     facts: dict[str, Any] = {}
@@ -74,6 +75,6 @@ def _to_event(row: Row) -> AuditEvent:
         facts["msg_id"] = msg_id
     if attempt is not None:
         facts["attempt"] = attempt
-    found = decode_leniently(text)
+    found = decode_leniently(text, exact=exact)
     facts.update(found if isinstance(found, dict) else {} if found is None else {"details": found})
     return AuditEvent(audit_id, domain, command_id, event_type, timestamp, facts)
