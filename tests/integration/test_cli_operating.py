@@ -107,6 +107,9 @@ def test_a_command_is_edited(cli: Cli, database_url: str) -> None:
     assert "JSON" in cli.refusal("tsq", "edit", DOMAIN, command_id, "{", code=2)
     assert "object" in cli.refusal("tsq", "edit", DOMAIN, command_id, "[1]", code=2)
     assert "data: is empty" in cli.refusal("tsq", "edit", DOMAIN, command_id, "-", code=2)
+    assert 'has the key "n" more than once' in cli.refusal(
+        "tsq", "edit", DOMAIN, command_id, '{"n": 1, "n": 2}', code=2
+    )
     assert cli.json("tsq", "edit", DOMAIN, command_id, "-", "--reason", "typo", stdin='{"n": 1}')["msg_id"] > 0
     assert "does not wait" in cli.refusal("tsq", "edit", DOMAIN, command_id, '{"n": 1}', code=1)
 

@@ -1,6 +1,6 @@
 """The door for names, numbers and JSON: what breaks a limit is refused here, before any SQL.
 
-No error of this package repeats the value that it refuses.
+No error of this package repeats the value that it refuses, but for a key that an object has twice.
 """
 
 from commandbus.payload.arguments import (
