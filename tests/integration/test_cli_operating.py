@@ -171,6 +171,23 @@ def test_a_redrive_is_started_shown_and_stopped(cli: Cli, database_url: str) -> 
     assert redrive_id in cli.text("redrive", "list", DOMAIN)
 
 
+def test_a_redrive_of_an_id_is_started_once_however_often_it_is_asked_for(cli: Cli, database_url: str) -> None:
+    redrive_id = uuid4()
+    start = ("redrive", "start", DOMAIN, "--rate", 5, "--redrive-id", redrive_id)
+    assert "nothing" in cli.refusal(*start, code=1)
+    park(database_url, 2)
+    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": True}
+    park(database_url, 1)
+    again = cli(*start)
+    assert (again.returncode, again.stdout) == (0, f"{redrive_id}\n")
+    assert again.stderr == f"redrive {redrive_id} was started before\n"
+    cli.text("redrive", "stop", redrive_id)
+    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": False}
+    assert [(one["redrive_id"], one["total_count"]) for one in cli.json("redrive", "list")] == [(str(redrive_id), 2)]
+    cli.text("queue", "create", "other")
+    assert "exists" in cli.refusal(*start[:2], "other", *start[3:], code=1)
+
+
 def test_a_redrive_of_chosen_commands_is_started(cli: Cli, database_url: str) -> None:
     first, second, third, fourth = park(database_url, 4)
     begin = ("redrive", "start", DOMAIN, "--rate", 0.01)
