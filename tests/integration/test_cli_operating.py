@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -47,18 +49,51 @@ def test_a_command_is_found_by_the_beginning_of_its_id_in_every_domain(cli: Cli,
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
-        (("find", "--id", "abc"), "id"),
-        (("find", "--type", ""), "type"),
-        (("tsq", "list", "--type", ""), "type"),
-        (("tsq", "count", "--type", ""), "type"),
-        (("tsq", "retry", DOMAIN, "--all", "--type", "", "--yes"), "type"),
-        (("tsq", "edit", DOMAIN, UUID(int=7), "{}", "--handlers", "nowhere"), "handlers"),
-        (("console", "--registry", "nowhere"), "registry"),
-        (("audit", "--event", ""), "event"),
+        (("find", "--id", "abc"), "--id"),
+        (("find", "--type", ""), "--type"),
+        (("find", "--limit", 0), "--limit"),
+        (("tsq", "list", "--type", ""), "--type"),
+        (("tsq", "count", "--type", ""), "--type"),
+        (("tsq", "retry", DOMAIN, "--all", "--type", "", "--yes"), "--type"),
+        (("tsq", "edit", DOMAIN, UUID(int=7), "{}", "--handlers", "nowhere"), "--handlers"),
+        (("tsq", "complete", DOMAIN, UUID(int=7), "--result", '"\\u0000"'), "--result"),
+        (("tsq", "complete", DOMAIN, UUID(int=7), "--result", "{"), "--result"),
+        (("tsq", "cancel", DOMAIN, UUID(int=7), "--reason", ""), "--reason"),
+        (("tsq", "park-lost", DOMAIN, "--older-than", "nan"), "--older-than"),
+        (("redrive", "start", DOMAIN, "--rate", 1, "--id", "x"), "--id"),
+        (("redrive", "start", DOMAIN, "--rate", 1, "--stop-after", 0), "--stop-after"),
+        (("send", DOMAIN, "Debit", "{}", "--max-attempts", 0), "--max-attempts"),
+        (("send", DOMAIN, "--file", "-", "--max-attempts", 0), "--max-attempts"),
+        (("send", DOMAIN, "Debit", "{}", "--reply-to", "x"), "--reply-to"),
+        (("call", DOMAIN, "Debit", "--timeout", -1), "--timeout"),
+        (("console", "--registry", "nowhere"), "--registry"),
+        (("console", "--port", 0), "--port"),
+        (("audit", "--event", ""), "--event"),
+        (("audit", "--domain", "X"), "--domain"),
+        (("worker", "tests.command_types:none", "--domain", "X"), "--domain"),
+        (("worker", "app:registry", "--domain", DOMAIN, "--retry-delays", "x"), "--retry-delays"),
+        (("worker", "app:registry", "--domain", DOMAIN, "--retry-delays", "-1"), "--retry-delays"),
+        (("queue", "list", "--database-url", "postgresql://h:x/"), "--database-url"),
+        (("migrate", "--placeholder", "x"), "--placeholder"),
+        (("migrate", "info", "--placeholder", "x"), "--placeholder"),
+        (("maintain", "--keep-audit", 0), "--keep-audit"),
+        (("queue", "create", "X"), "domain"),
+        (("send", DOMAIN, "", "{}"), "command_type"),
     ],
 )
 def test_an_error_names_the_option_that_was_typed(cli: Cli, arguments: tuple[object, ...], option: str) -> None:
-    assert cli.refusal(*arguments, code=2).startswith(f"commandbus: {option}: must be ")
+    said = cli.refusal(*arguments, code=2)
+    assert re.match(rf"commandbus: {option}: (must |is not valid |contains )", said), said
+
+
+def test_an_error_names_the_variable_that_was_set(cli: Cli) -> None:
+    cli.url = "postgresql://h:x/"
+    assert cli.refusal("queue", "list", code=2).startswith("commandbus: COMMANDBUS_DATABASE_URL: must ")
+    cli.url = ""
+    assert cli.refusal("queue", "list", code=2).startswith("commandbus: COMMANDBUS_DATABASE_URL: is empty")
+    cli.url = None
+    assert cli.refusal("queue", "list", code=2).startswith("commandbus: --database-url: is not given")
+    assert json.loads(cli.refusal("find", "--limit", 0, "--json", code=2))["error"]["field"] == "--database-url"
 
 
 def test_an_overview_shows_what_waits_and_who_works(cli: Cli, database_url: str) -> None:
@@ -153,7 +188,7 @@ def test_a_redrive_is_started_shown_and_stopped(cli: Cli, database_url: str) -> 
     assert "nothing" in cli.refusal("redrive", "start", DOMAIN, "--rate", 5, code=1)
     park(database_url, 3)
     said = cli.refusal("redrive", "start", DOMAIN, "--rate", 0, code=2)
-    assert said == "commandbus: rate: must be a number of commands per second from 0.001 to 10,000\n"
+    assert said == "commandbus: --rate: must be a number of commands per second from 0.001 to 10,000\n"
     redrive_id = cli.json("redrive", "start", DOMAIN, "--rate", 5, "--operator", "ann", "--reason", "fixed")[
         "redrive_id"
     ]

@@ -15,7 +15,6 @@ from commandbus.cli.options import (
     Limit,
     examples,
     known_domain,
-    named,
     open_pool,
     read_span,
 )
@@ -67,7 +66,9 @@ def audit(
         UUID | None, typer.Argument(help="Of this command or batch; of all when left out.", metavar="COMMAND_ID")
     ] = None,
     domain: Annotated[str | None, typer.Option(help="Only of this domain.", metavar="DOMAIN")] = None,
-    event: Annotated[str | None, typer.Option(help="Only of this kind, such as MOVED_TO_TSQ.", metavar="EVENT")] = None,
+    event_type: Annotated[
+        str | None, typer.Option("--event", help="Only of this kind, such as MOVED_TO_TSQ.", metavar="EVENT")
+    ] = None,
     after: After = None,
     before: Before = None,
     correlation_id: Annotated[UUID | None, typer.Option(help="Of all commands of a conversation.")] = None,
@@ -78,10 +79,10 @@ def audit(
     """Tell what happened: to a command, a batch or a conversation, oldest first; or to all, newest first."""
     if command_id is not None and correlation_id is not None:
         raise Problem("say either the command or the conversation", BAD_INPUT)
-    if (command_id or correlation_id) and (event or after or before):
+    if (command_id or correlation_id) and (event_type or after or before):
         raise Problem("--event, --after and --before are for all: a command or a conversation has one story", BAD_INPUT)
     begin, end = read_span(after, before)
-    with open_pool(database_url) as pool, named(event_type="event"):
+    with open_pool(database_url) as pool:
         bus = CommandBus(pool)
         if correlation_id is not None:
             found = _of_conversation(bus, domain, correlation_id)
@@ -89,7 +90,7 @@ def audit(
             found = bus.get_audit_trail(command_id, domain, exact=True)
         else:
             chosen = None if domain is None else known_domain(pool, domain)
-            found = bus.query_audit(chosen, event, after=begin, before=end, limit=limit, exact=True)
+            found = bus.query_audit(chosen, event_type, after=begin, before=end, limit=limit, exact=True)
             if len(found) == limit:
                 note(f"the newest {limit:,}: there may be more, see --limit and --before")
     one = command_id or correlation_id

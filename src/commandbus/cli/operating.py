@@ -15,7 +15,6 @@ from commandbus.cli.options import (
     Limit,
     examples,
     known_domain,
-    named,
     open_pool,
     read_span,
 )
@@ -134,11 +133,11 @@ def find(
     if beginning is not None:
         if any((domain, status, command_type, text, correlation_id, batch_id, group, after, before)):
             raise typer.BadParameter("--id goes with no other filter: it looks in all domains")
-        with open_pool(database_url) as pool, named(beginning="id"):
+        with open_pool(database_url) as pool:
             _show_found(CommandBus(pool).find_by_id(beginning, limit), as_json=as_json)
         return
     created_after, created_before = read_span(after, before)
-    with open_pool(database_url) as pool, named(command_type="type"):
+    with open_pool(database_url) as pool:
         bus = CommandBus(pool)
         chosen = None if domain is None else known_domain(pool, domain)
         found: list[CommandMetadata] = []

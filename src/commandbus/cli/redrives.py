@@ -58,7 +58,7 @@ def start(
     group: Annotated[
         UUID | None, typer.Option(help='Only this group of failures, see "tsq groups".', metavar="KEY")
     ] = None,
-    ids: Annotated[
+    command_ids: Annotated[
         list[str] | None,
         typer.Option("--id", help="Only this command; may be repeated. - reads ids from stdin.", metavar="COMMAND_ID"),
     ] = None,
@@ -77,16 +77,16 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Select what waits in a domain now; its workers queue it again, longest waiting first."""
-    if ids and group is not None:
+    if command_ids and group is not None:
         raise Problem("--id and --group exclude each other", BAD_INPUT)
-    command_ids = list(_read_ids(ids)) if ids else None
+    chosen = list(_read_ids(command_ids)) if command_ids else None
     with open_pool(database_url) as pool:
         redrives = Redrives(pool)
         try:
             redrive_id = redrives.start(
                 domain,
                 rate=rate,
-                command_ids=command_ids,
+                command_ids=chosen,
                 failure_key=group,
                 stop_after=stop_after,
                 operator=operator or login(),
@@ -101,7 +101,7 @@ def start(
             note(f"redrive {redrive_id} was started before")
         else:
             is_new = True
-            _tell(redrives, domain, redrive_id, command_ids)
+            _tell(redrives, domain, redrive_id, chosen)
     if as_json:
         print_json({"redrive_id": redrive_id, "started": is_new})
     else:
@@ -135,8 +135,8 @@ def _read_ids(given: Sequence[str]) -> Iterator[UUID]:
         for word in (sys.stdin.buffer.read().decode(errors="replace").split() if one == "-" else [one])
     ]
     if not words:
-        raise InvalidArgumentError("id", "stdin is empty: give one id per line")
-    yield from dict.fromkeys(check_uuid(word, "id") for word in words)
+        raise InvalidArgumentError("command_ids", "stdin is empty: give one id per line")
+    yield from dict.fromkeys(check_uuid(word, "command_ids") for word in words)
 
 
 @app.command("list", epilog=examples("redrive list", "redrive list payments --json"))
