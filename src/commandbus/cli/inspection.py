@@ -22,6 +22,7 @@ from commandbus.cli.output import note, print_facts, print_json, print_rows, row
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import AuditEvent
+from commandbus.payload import MAX_PAGE
 from commandbus.sync.bus import CommandBus
 
 _ID = "6f1c0a52-7f0e-4b1e-9d55-0d8f5f3f6a11"
@@ -31,7 +32,6 @@ AUDIT_EXAMPLES = examples(
     f"audit {_ID}", "audit --domain payments --event OPERATOR_CANCEL --after 7d", f"audit --correlation-id {_ID}"
 )
 _COLUMNS = ("timestamp", "domain", "event_type", "details")
-_MOST_RELATED = 1_000
 
 
 def status(domain: Domain, command_id: CommandId, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
@@ -104,9 +104,9 @@ def audit(
 
 def _of_conversation(bus: CommandBus, domain: str | None, correlation_id: UUID) -> list[AuditEvent]:
     """Return what happened to the newest commands of a conversation, oldest first."""
-    page = bus.find_commands(domain=domain, correlation_id=correlation_id, limit=_MOST_RELATED)
+    page = bus.find_commands(domain=domain, correlation_id=correlation_id, limit=MAX_PAGE)
     if page.next_key is not None:
-        note(f"of the newest {_MOST_RELATED:,} commands of the conversation: there may be more")
+        note(f"of the newest {MAX_PAGE:,} commands of the conversation: there may be more")
     events = [
         event
         for command in page.commands

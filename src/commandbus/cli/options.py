@@ -14,7 +14,7 @@ import typer
 from commandbus.cli.output import note
 from commandbus.embedded import EmbeddedServer, default_data_directory
 from commandbus.errors import InvalidArgumentError, QueueNotFoundError
-from commandbus.payload import check_domain, check_operator, check_reason, parse_json, parse_time
+from commandbus.payload import MAX_PAGE, check_domain, check_operator, check_reason, parse_json, parse_time
 from commandbus.sync.pool import CommandBusPool
 from commandbus.sync.repositories import PostgresMaintenance
 
@@ -48,7 +48,7 @@ Registry = Annotated[
     str | None,
     typer.Option("--handlers", help="The handlers, whose model the data must fit.", metavar="MODULE:REGISTRY"),
 ]
-Limit = Annotated[int, typer.Option("--limit", help="Most rows, 1 to 1,000.", metavar="N")]
+Limit = Annotated[int, typer.Option("--limit", help=f"Most rows, 1 to {MAX_PAGE:,}.", metavar="N")]
 _TIMES = "2030-01-31T12:00 (UTC, or with a zone), or how long ago: 2h."
 After = Annotated[str | None, typer.Option("--after", help=f"Only from this time on: {_TIMES}", metavar="TIME")]
 Before = Annotated[str | None, typer.Option("--before", help=f"Only before it: {_TIMES}", metavar="TIME")]

@@ -24,8 +24,8 @@ from commandbus.cli.output import note, print_facts, print_json, print_rows, row
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import InvalidArgumentError, InvalidOperationError
 from commandbus.models import RedriveStatus
-from commandbus.payload import check_uuid
-from commandbus.sync.redrives import MAX_COMMANDS, Redrives
+from commandbus.payload import MAX_REDRIVE, check_uuid
+from commandbus.sync.redrives import Redrives
 
 app = typer.Typer(help="Waiting commands, queued again at a chosen rate.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -66,7 +66,7 @@ def start(
         int | None,
         typer.Option(help="Stop when so many wait for an operator again, as seen once a second.", metavar="N"),
     ] = None,
-    limit: Annotated[int, typer.Option(help=f"Most commands, 1 to {MAX_COMMANDS:,}.", metavar="N")] = MAX_COMMANDS,
+    limit: Annotated[int, typer.Option(help=f"Most commands, 1 to {MAX_REDRIVE:,}.", metavar="N")] = MAX_REDRIVE,
     chosen_id: Annotated[
         UUID | None,
         typer.Option("--redrive-id", help="One of yours, by which it is started once, however often.", metavar="UUID"),
