@@ -35,6 +35,43 @@ def test_commands_are_found(cli: Cli, database_url: str) -> None:
     assert "limit" in cli.refusal("find", "--limit", 0, code=2)
 
 
+def test_a_search_goes_on_where_it_ended(cli: Cli, database_url: str) -> None:
+    park(database_url, 5)  # of one set, which has one time
+    every = [one["command_id"] for one in cli.json("find", DOMAIN)]
+    first = cli("find", DOMAIN, "--limit", 2)
+    said = re.fullmatch("the first 2: there may be more, go on with --start (.+)\n", first.stderr)
+    assert said, first.stderr
+    rest = cli.json("find", DOMAIN, "--limit", 2, "--start", said[1])
+    assert [one["command_id"] for one in rest] == every[2:4]
+    rest = cli("find", DOMAIN, "--limit", 2, "--start", f"{rest[-1]['created_at']}_{rest[-1]['command_id']}")
+    assert every[4] in rest.stdout
+    assert rest.stderr == ""
+    for wrong in ("x", f"2030-01-31T12:00_{every[0]}", "2030-01-31T12:00:00Z_x", f"{every[0]}"):
+        assert "--start: must be " in cli.refusal("find", "--start", wrong, code=2)
+    assert "goes with no other filter" in cli.refusal("find", "--id", every[0], "--start", said[1], code=2)
+
+
+def test_a_list_that_may_go_on_says_so(cli: Cli, database_url: str) -> None:
+    park(database_url, 2)
+    park(database_url, 1, "Credit")
+    with open_bus(database_url) as bus:
+        batches = [bus.create_batch(domain=DOMAIN) for _ in range(2)]
+        bus.send_new(2, domain=DOMAIN, batch_id=batches[0])
+    for _ in range(2):
+        cli.text("redrive", "start", DOMAIN, "--rate", 0.001)
+    for command in (
+        ("find", "--text", "Debit"),
+        ("tsq", "list"),
+        ("tsq", "groups"),
+        ("audit",),
+        ("batch", "list"),
+        ("batch", "commands", DOMAIN, batches[0]),
+        ("redrive", "list"),
+    ):
+        assert "there may be more" in cli(*command, "--limit", 1).stderr, command
+        assert "more" not in cli(*command, "--limit", 100).stderr, command
+
+
 def test_a_command_is_found_by_the_beginning_of_its_id_in_every_domain(cli: Cli, database_url: str) -> None:
     (command_id, _) = park(database_url, 2)
     for beginning in (str(command_id)[:8], str(command_id)[:13], str(command_id)):

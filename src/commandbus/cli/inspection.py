@@ -18,7 +18,7 @@ from commandbus.cli.options import (
     open_pool,
     read_span,
 )
-from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import note, note_more, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import AuditEvent
@@ -91,8 +91,7 @@ def audit(
         else:
             chosen = None if domain is None else known_domain(pool, domain)
             found = bus.query_audit(chosen, event_type, after=begin, before=end, limit=limit, exact=True)
-            if len(found) == limit:
-                note(f"the newest {limit:,}: there may be more, see --limit and --before")
+            note_more(found, limit, "--limit and --before")
     one = command_id or correlation_id
     if one is not None and not found:
         raise CommandNotFoundError(domain, one, f"nothing is known of {one}")

@@ -20,7 +20,7 @@ from commandbus.cli.options import (
     login,
     open_pool,
 )
-from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import note, note_more, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import InvalidArgumentError, InvalidOperationError
 from commandbus.models import RedriveStatus
@@ -146,6 +146,7 @@ def list_(
     """List redrives, newest first."""
     with open_pool(database_url) as pool:
         found = Redrives(pool).list(None if domain is None else known_domain(pool, domain), limit)
+    note_more(found, limit)
     if as_json:
         print_json(found)
     else:

@@ -25,7 +25,7 @@ from commandbus.cli.options import (
     open_pool,
     read_data,
 )
-from commandbus.cli.output import counted, note, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import counted, note, note_more, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import CommandStatus, Verdict
@@ -80,8 +80,7 @@ def list_(
         else:
             items = tsq.list_troubleshooting(chosen, command_type, limit, offset, with_payload=payload, exact=True)
     rows = [row_of(item, without=() if payload else ("payload",)) for item in items]
-    if len(rows) == limit:
-        note(f"the first {limit:,}: there may be more, see --limit and --offset")
+    note_more(rows, limit, "--limit and --offset")
     if as_json:
         print_json(rows)
     else:
@@ -130,6 +129,7 @@ def groups(
     with open_pool(database_url) as pool:
         chosen = None if domain is None else known_domain(pool, domain)
         found = TroubleshootingQueue(pool).list_failure_groups(chosen, limit)
+    note_more(found, limit)
     if as_json:
         print_json(found)
     else:
