@@ -1,6 +1,5 @@
 """`commandbus worker`: execute the commands of a domain, in this process or in several."""
 
-import asyncio
 import gc
 import logging
 import os
@@ -14,7 +13,7 @@ from commandbus.cli.load import load_registry
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import URL_VARIABLE, DatabaseUrl, examples, resolve_url
 from commandbus.cli.processes import Supervisor
-from commandbus.cli.serve import LEFT_BEHIND, ServeOptions, leave, serve, stop_at_end_of_input
+from commandbus.cli.serve import LEFT_BEHIND, ServeOptions, leave, run, serve, stop_at_end_of_input
 from commandbus.cli.variables import misspelt_settings
 from commandbus.errors import InvalidArgumentError
 from commandbus.payload import check_count, check_domain, check_timeout
@@ -119,14 +118,15 @@ def worker(
     load_registry(target, options.domain)  # what cannot be imported fails here, not over and over in each process
     asked = _Asked(target, options, backoff_schedule, log_level, log_format)
     environment = os.environ | {URL_VARIABLE: settings.database_url.get_secret_value()}
-    raise typer.Exit(asyncio.run(Supervisor(asked.command(), environment, options.grace).run(processes, settings)))
+    supervisor = Supervisor(asked.command(), environment, options.grace)
+    raise typer.Exit(run(lambda: supervisor.run(processes, settings)))
 
 
 def _serve_here(target: str, options: ServeOptions, settings: CommandBusSettings) -> None:
     """Run the worker in this process, and end it."""
     registry = load_registry(target, options.domain)
     spare_collector()
-    code = asyncio.run(serve(options, registry, settings))
+    code = run(lambda: serve(options, registry, settings))
     if code == LEFT_BEHIND:
         leave(code)
     raise typer.Exit(code)
