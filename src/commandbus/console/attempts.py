@@ -30,6 +30,7 @@ class Attempt:
         error_type: how it failed, or None.
         error_code: with this code.
         error_msg: and this text.
+        error_place: at ``file:line`` of the handler's code, or None.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Attempt:
     error_type: str | None = None
     error_code: str | None = None
     error_msg: str | None = None
+    error_place: str | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -72,6 +74,7 @@ def _ended(attempt: Attempt, event: AuditEvent) -> Attempt:
         error_type=facts.get("error_type"),
         error_code=facts.get("error_code"),
         error_msg=facts.get("error_msg"),
+        error_place=facts.get("error_place"),
     )
 
 
