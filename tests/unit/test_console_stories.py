@@ -46,9 +46,13 @@ def test_an_attempt_that_never_ended_says_so() -> None:
     assert outcomes("RECEIVED", "RETRY_EXHAUSTED", "MOVED_TO_TSQ") == [(1, "NO_RETURN", 1)]
 
 
-def test_attempts_are_numbered_over_an_operators_retry() -> None:
+def test_attempts_are_numbered_as_their_events_are_and_anew_after_an_operators_retry() -> None:
     told = outcomes("RECEIVED", FAILED, "MOVED_TO_TSQ", "OPERATOR_RETRY", "RECEIVED", "COMPLETED")
-    assert [number for number, _, _ in told] == [1, 2]
+    assert [number for number, _, _ in told] == [1, 1]
+    first, again = ("RECEIVED", {"attempt": 1}), ("RECEIVED", {"attempt": 2})
+    told = outcomes(first, "RELEASED", first, FAILED, "RETRY_SCHEDULED", again, "COMPLETED")
+    assert [number for number, _, _ in told] == [1, 1, 2]
+    assert [number for number, _, _ in outcomes(again, "COMPLETED")] == [2], "what came before is forgotten"
 
 
 def test_events_that_begin_in_the_middle_are_no_attempts() -> None:

@@ -98,6 +98,11 @@ class Story:
     batch: BatchMetadata | None
     related: list[CommandMetadata]
 
+    @property
+    def is_retried(self) -> bool:
+        """Whether an operator gave it its attempts anew: then the command's own count is since the last time."""
+        return any(line.event.event_type == AuditEventType.OPERATOR_RETRY for line in self.events)
+
 
 @page.get("/commands")
 def find() -> ResponseReturnValue:
