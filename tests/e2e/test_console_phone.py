@@ -24,7 +24,9 @@ __all__ = ["bus"]
 def is_on_screen(found: Locator) -> bool:
     """Return whether a part of a page is wholly within the width of its window."""
     box, size = found.bounding_box(), found.page.viewport_size
-    return bool(box and size) and 0 <= box["x"] and box["x"] + box["width"] <= size["width"]  # type: ignore[index]  # both are there
+    assert box is not None
+    assert size is not None
+    return box["x"] >= 0 and box["x"] + box["width"] <= size["width"]
 
 
 def test_rows_of_commands_say_what_failed(console_url: str, world: World, open_page: Windows) -> None:

@@ -144,6 +144,32 @@ def test_without_authentication_nothing_comes_through_a_proxy(make_app: MakeApp,
     assert Browser(make_app()).get("/health", headers={header: "192.0.2.7"}).status_code == 403
 
 
+def test_numbers_say_of_what_time_they_are(operator: Browser, direct_url: str) -> None:
+    beat(direct_url)
+    run(direct_url, "update commandbus.throughput set at = at - interval '1 minute'")
+    text = words(operator.get("/").text)
+    for part in (
+        r"Completed per s 4 last minute · p95 run",
+        r"Sent per s \S+ last minute",
+        r"In flight \d+ leased now, of 10 at once ",
+        r"Need an operator 2 0.3/s in the last minute",
+        r"Completed, last minute",
+        r"1 alive, 10 at once; busy is what each told when it was seen",
+    ):
+        assert re.search(part, text), (part, text)
+    text = words(operator.get(f"/queues/{DOMAIN}").text)
+    for part in (
+        r"In flight \d+ leased now, of 10 at once",
+        "Completed per second, last minute 4 ",
+        "Sent per second, last",
+    ):
+        assert re.search(part, text), part
+    for span, step in (("15m", "10 s"), ("1h", "30 s"), ("6h", "3 min"), ("24h", "10 min"), ("7d", "1 h")):
+        for path in ("/", f"/queues/{DOMAIN}"):
+            told = f"times in UTC; each point is {step}, and the numbers are of the last"
+            assert told in words(operator.get(f"{path}?span={span}").text), (path, span)
+
+
 def test_charts_say_that_their_times_are_utc(operator: Browser, direct_url: str) -> None:
     beat(direct_url)
     run(direct_url, "update commandbus.throughput set at = at - interval '1 minute'")
