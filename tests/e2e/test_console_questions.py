@@ -44,6 +44,19 @@ def test_retrying_one_command_asks_nothing(console_url: str, bus: Bus, page: Pag
     assert {bus.status(one) for one in ids} == {"PENDING"}
 
 
+def test_enter_in_a_field_is_no_answer(console_url: str, bus: Bus, page: Page) -> None:
+    (command_id,) = park(bus, 1)
+    for path in (f"/commands/{DOMAIN}/{command_id}", "/troubleshooting/commands"):
+        page.goto(console_url + path)
+        for box in page.locator("[data-rows] input[type=checkbox]").all():
+            box.check()
+        page.get_by_label("Reason").fill("give it up")
+        page.get_by_label("Reason").press("Enter")  # browsers press the first button of the form, which retries
+        expect(page.get_by_role("dialog")).to_contain_text("Queue ")
+        page.get_by_role("dialog").get_by_role("button", name="Go back").click()
+    assert bus.status(command_id) == "IN_TROUBLESHOOTING_QUEUE"
+
+
 def test_what_ends_a_command_and_what_holds_for_groups_or_many_is_asked_about(
     console_url: str, bus: Bus, page: Page
 ) -> None:

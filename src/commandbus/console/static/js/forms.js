@@ -8,9 +8,13 @@
     return whole.length ? whole : [...form.querySelectorAll("[data-rows] input[type=checkbox]:checked")];
   }
 
-  // One command is queued again unasked, where a button has data-confirm-many; not so a group: more may have joined it.
-  const isAsked = (button, boxes) =>
-    button.dataset.confirm && !("confirmMany" in button.dataset && boxes.length === 1 && !boxes[0].dataset.count);
+  // A button with data-confirm-many does not ask about one command. It does about a group, which more may have joined,
+  // and when it was Enter in a field that pressed it: browsers press the first button of a form.
+  function isAsked(button, boxes) {
+    if (!("confirmMany" in button.dataset)) return Boolean(button.dataset.confirm);
+    const isOne = boxes.length < 2 && !boxes[0]?.dataset.count;
+    return !isOne || document.activeElement.matches("input:not([type=checkbox])");
+  }
 
   function warn(words) {
     const line = document.createElement("p");
