@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from commandbus.sync import CommandBus
-from tests.integration.console.browser import CANARY, DOMAIN, Browser
+from tests.integration.console.browser import CANARY, DOMAIN, Browser, words
 from tests.integration.sql_helpers import errors, open_bus
 from tests.integration.test_sql_plans import fill
 
@@ -120,6 +120,27 @@ def test_an_error_whose_attempt_the_audit_forgot_is_told_without_its_place(
     text = operator.get(f"/commands/{DOMAIN}/{command_id}").text
     assert "Last error" in text
     assert "the audit of that time is gone" in text
+
+
+def test_the_counts_of_attempts_agree_after_an_operators_retry(
+    operator: Browser, viewer: Browser, world: World, database_url: str
+) -> None:
+    path = f"/commands/{DOMAIN}/{world.edited[0]}"
+    attempts = operator.get(f"/api{path}").get_json()["attempts"]
+    assert [(one["number"], one["is_anew"]) for one in attempts] == [(1, False), (1, True)]
+    with open_bus(database_url) as bus:
+        bus.call("sp_operator_retry", domain=DOMAIN, command_ids=[world.parked[0]])
+    for browser in (operator, viewer):
+        text = words(browser.get(path).text)
+        assert "Attempts 2 in all # Outcome" in text
+        assert "An operator retried it: its attempts are counted anew. 1 Completed" in text
+        assert "Attempts 1 of 3 since an operator's last retry" in text
+        text = words(browser.get(f"/commands/{DOMAIN}/{world.parked[0]}").text)
+        assert "Attempts 0 of 3 since an operator's last retry" in text
+        assert "Attempts 1 # Outcome" in text
+        text = words(browser.get(f"/commands/{DOMAIN}/{world.parked[1]}").text)
+        assert "Attempts 1 of 3 Sent" in text
+        assert "anew" not in text
 
 
 def test_a_command_is_found_by_the_beginning_of_its_id(operator: Browser, world: World) -> None:
