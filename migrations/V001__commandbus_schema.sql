@@ -1562,6 +1562,7 @@ create function commandbus._end_attempts(
     p_messages    jsonb[],
     p_notify      boolean default true,
     p_event_type  text    default null,
+    p_places      text[]  default null,
     out ended     uuid[],
     out completed_batches uuid[]
 )
@@ -1603,14 +1604,16 @@ begin
             updated_at = v_now
         from unnest(
             p_command_ids, p_msg_ids, p_outcomes, p_results, p_error_types, p_error_codes, p_error_msgs, p_details,
-            p_reasons, p_delays, p_messages
-        ) as v(command_id, msg_id, outcome, result, error_type, error_code, error_msg, details, reason, delay, message)
+            p_reasons, p_delays, p_messages, p_places
+        ) as v(command_id, msg_id, outcome, result, error_type, error_code, error_msg, details, reason, delay, message,
+            place)
         where c.command_id = any (array[v.command_id])
             and c.domain || '' = p_domain
             and c.status = 'IN_PROGRESS'
             and (c.msg_id = v.msg_id or v.msg_id is null)
         returning c.command_id, c.msg_id, c.attempts, c.max_attempts, c.batch_id, c.reply_queue, c.correlation_id,
-            v.outcome, v.result, v.error_type, v.error_code, v.error_msg, v.details, v.reason, v.delay, v.message
+            v.outcome, v.result, v.error_type, v.error_code, v.error_msg, v.details, v.reason, v.delay, v.message,
+            v.place
     ), audited as (
         insert into commandbus.audit (domain, command_id, msg_id, attempt, ts, event_type, details)
         select p_domain, d.command_id, d.msg_id, d.attempts + (d.outcome = 'RELEASE')::int, v_now,
@@ -1626,6 +1629,7 @@ begin
                 when d.outcome not in ('COMPLETED', 'RELEASE') then jsonb_build_object(
                     'error_type', d.error_type, 'error_code', d.error_code, 'error_msg', d.error_msg,
                     'attempt', d.attempts, 'max_attempts', d.max_attempts, 'msg_id', d.msg_id)
+                    || case when d.place is null then '{}' else jsonb_build_object('error_place', d.place) end
             end
         from done d
         union all
@@ -1746,7 +1750,8 @@ $$;
 
 -- commandbus.sp_settle_commands: end attempts, each by the lease it was given.
 --
--- The arrays run in parallel; see _end_attempts for the outcomes. Optional arrays may be null.
+-- The arrays run in parallel; see _end_attempts for the outcomes. Optional arrays may be null. p_places say where
+-- in the handlers' code attempts failed ("file:line"), for the audit; p_details are for replies only.
 --
 -- Returns  one row per lease that this call did not settle: STALE, it is no longer the holder's, nothing was changed
 --          but an audit row says so; or DONE, this very lease was settled with this outcome before (a repeated call).
@@ -1767,7 +1772,8 @@ create function commandbus.sp_settle_commands(
     p_reasons     text[]   default null,
     p_delays      float8[] default null,
     p_notify      boolean  default true,
-    p_strict      boolean  default false
+    p_strict      boolean  default false,
+    p_places      text[]   default null
 )
 returns table (command_id uuid, verdict text)
 language plpgsql
@@ -1809,20 +1815,21 @@ begin
     if cardinality(v_held) = cardinality(p_command_ids) then
         v_ended := (commandbus._end_attempts(
             p_domain, p_command_ids, p_msg_ids, p_outcomes, p_results, p_error_types, p_error_codes, p_error_msgs,
-            p_details, p_reasons, p_delays, v_messages, p_notify)).ended;
+            p_details, p_reasons, p_delays, v_messages, p_notify, p_places => p_places)).ended;
     elsif v_held is not null then
         select (commandbus._end_attempts(
             p_domain, array_agg(a.command_id order by a.ord), array_agg(a.msg_id order by a.ord),
             array_agg(a.outcome order by a.ord), array_agg(a.result order by a.ord),
             array_agg(a.error_type order by a.ord), array_agg(a.error_code order by a.ord),
             array_agg(a.error_msg order by a.ord), array_agg(a.details order by a.ord),
-            array_agg(a.reason order by a.ord), array_agg(a.delay order by a.ord), v_messages, p_notify)).ended
+            array_agg(a.reason order by a.ord), array_agg(a.delay order by a.ord), v_messages, p_notify,
+            p_places => array_agg(a.place order by a.ord))).ended
         into v_ended
         from unnest(
             p_command_ids, p_msg_ids, p_outcomes, p_results, p_error_types, p_error_codes, p_error_msgs, p_details,
-            p_reasons, p_delays
+            p_reasons, p_delays, p_places
         ) with ordinality as a(command_id, msg_id, outcome, result, error_type, error_code, error_msg, details, reason,
-            delay, ord)
+            delay, place, ord)
         where a.ord = any (v_held);
     end if;
 

@@ -18,6 +18,20 @@ from commandbus.settings import CommandBusSettings
 
 logger = logging.getLogger(__name__)
 
+# psycopg_pool's pauses between attempts to connect double for five minutes: after a long outage the pool would come
+# back as late again. Here they begin anew after so many seconds, so that none is longer than half of them.
+RECONNECT_TIMEOUT = 4.0
+
+
+async def keep_trying(pool: AsyncConnectionPool[Any]) -> None:
+    """Begin a new series of attempts to connect where a pool gave one up that somebody needs.
+
+    A pool that nobody asks, and that need not hold connections ready, connects when it is asked.
+    """
+    found = pool.get_stats()
+    if found["requests_waiting"] or found["pool_size"] < found["pool_min"]:
+        await pool.check()  # which begins one, where there are too few
+
 
 class CommandBusPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
     """Connections to one migrated database, in autocommit: a call of a function is one round trip.
@@ -59,6 +73,8 @@ class CommandBusPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
             min_size=settings.pool_min_size,
             max_size=settings.pool_max_size,
             timeout=settings.pool_timeout,
+            reconnect_timeout=RECONNECT_TIMEOUT,
+            reconnect_failed=keep_trying,
             open=False,
         )
         self._log_filter = PoolLogFilter(self.name, self._parameters)

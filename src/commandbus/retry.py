@@ -30,6 +30,7 @@ from commandbus.payload import (
 MAX_ATTEMPTS = 1_000
 MAX_DELAY = 31_536_000
 MAX_DETAILS_BYTES = 8_192
+_MAX_PLACE_LENGTH = 500
 
 E = TypeVar("E", bound=HandlerError)
 
@@ -96,6 +97,7 @@ class Settlement:
         details: JSON text of an object, or None.
         reason: why it waits for an operator; only with TROUBLESHOOT.
         delay: seconds to the next attempt; only with RETRY.
+        error_place: ``file:line`` of the user's code that failed, up to 500 characters, or None where nobody knows.
     """
 
     outcome: Outcome
@@ -106,6 +108,7 @@ class Settlement:
     details: str | None = field(default=None, repr=False)
     reason: TsqReason | None = None
     delay: float | None = None
+    error_place: str | None = None
 
 
 def settle_result(result: object, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> Settlement:
@@ -141,7 +144,9 @@ def settle_success(result: object, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> Set
         )
 
 
-def settle_error(error: BaseException, *, attempt: int, max_attempts: int, policy: RetryPolicy) -> Settlement:
+def settle_error(
+    error: BaseException, *, attempt: int, max_attempts: int, policy: RetryPolicy, place: str | None = None
+) -> Settlement:
     """Return what a handler's exception means for its command.
 
     Args:
@@ -149,6 +154,7 @@ def settle_error(error: BaseException, *, attempt: int, max_attempts: int, polic
         attempt: number of the failed attempt, from 1.
         max_attempts: the command's own limit; it wins over the policy's.
         policy: gives the delay of a retry.
+        place: ``file:line`` where it failed, or None.
     """
     outcome, reason, delay = Outcome.TROUBLESHOOT, None, None
     match error:
@@ -163,17 +169,19 @@ def settle_error(error: BaseException, *, attempt: int, max_attempts: int, polic
         case _:
             kind, reason = ErrorType.TRANSIENT, TsqReason.EXHAUSTED
     code, message, details = _describe(error)
-    return Settlement(outcome, None, kind, code, message, details, reason, delay)
+    place = None if place is None else clean_text(place[-_MAX_PLACE_LENGTH:])  # its end says most
+    return Settlement(outcome, None, kind, code, message, details, reason, delay, place)
 
 
 def recast(error: Exception, kind: type[E]) -> E:
-    """Return an error as one that says *kind*, with the code, text and details that would be stored of it."""
+    """Return an error as one that says *kind*, with all that would be stored of it: code, text, details, place."""
     if isinstance(error, kind):
         return error
     if isinstance(error, HandlerError):
-        return kind(error.code, error.error_message, error.details)
-    code, message, _ = _describe(error)
-    return kind(code, message)
+        code, message, details = error.code, error.error_message, error.details
+    else:
+        (code, message, _), details = _describe(error), None
+    return kind(code, message, details).with_traceback(error.__traceback__)
 
 
 RELEASE = Settlement(Outcome.RELEASE)

@@ -173,11 +173,11 @@ def test_a_command_is_completed_with_a_result(console_url: str, bus: Bus, page: 
     page.goto(f"{console_url}/commands/{DOMAIN}/{command_id}")
     page.get_by_text("Complete…").click()
     page.get_by_label("Result for the reply").fill("{no json")
-    page.get_by_role("button", name="Complete", exact=True).click()
+    decide(page, "Complete")
     expect(page.locator("#result-wrong")).to_be_visible()
     assert bus.status(command_id) == "IN_TROUBLESHOOTING_QUEUE"
     page.get_by_label("Result for the reply").fill('{"shipped": "by hand"}')
-    page.get_by_role("button", name="Complete", exact=True).click()
+    decide(page, "Complete")
     expect(page.get_by_role("status")).to_contain_text("Completed 1 command")
     expect(page.locator("main .badge").first).to_have_text("Completed")
     expect(page.get_by_role("region", name="Timeline")).to_contain_text("Operator completed")
@@ -240,7 +240,7 @@ def test_a_decision_that_came_too_late_is_told(console_url: str, bus: Bus, page:
     page.goto(f"{console_url}/commands/{DOMAIN}/{command_id}")
     page.get_by_role("textbox", name="Reason").fill("too late")  # what somebody is at does not change under them
     bus.call("sp_operator_cancel", domain=DOMAIN, command_ids=[command_id], reason="was first")
-    decide(page, "Retry", "too late")
+    page.get_by_role("button", name="Retry", exact=True).click()
     expect(page.get_by_role("status")).to_contain_text("0 commands")
     expect(page.locator("main .badge").first).to_have_text("Canceled")
 

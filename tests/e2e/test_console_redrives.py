@@ -20,12 +20,18 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def start(page: Page, rate: str, stop_after: str = "") -> None:
-    """Start a redrive of the only group."""
+    """Start a redrive of the only group, and say yes when asked."""
     page.get_by_role("checkbox").nth(1).check()
     page.get_by_text("Redrive…").click()
     page.get_by_label("Commands per second").fill(rate)
     page.get_by_label("Stop after failures").fill(stop_after)
+    say_yes(page)
+
+
+def say_yes(page: Page) -> None:
+    """Start what the page would, and say yes when asked."""
     page.get_by_role("button", name="Start the redrive").click()
+    page.get_by_role("dialog").get_by_role("button", name="Start the redrive").click()
 
 
 def test_a_redrive_is_started_watched_paused_resumed_and_stopped(
@@ -39,7 +45,8 @@ def test_a_redrive_is_started_watched_paused_resumed_and_stopped(
     expect(page.locator("#rate-wrong")).to_be_visible()
     page.get_by_label("Commands per second").fill("4")
     page.get_by_label("Reason, for the audit").fill("the stock came")
-    page.get_by_role("button", name="Start the redrive").click()
+    say_yes(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Redrive of pay")
     expect(page.get_by_text("No worker of pay runs")).to_be_visible()
     page.evaluate("document.title = 'not loaded again'")
     progress = page.get_by_role("region", name="Progress")
@@ -76,7 +83,7 @@ def test_a_domain_is_redriven_from_the_page_of_what_waits(console_url: str, data
     expect(page.locator("#domain-wrong")).to_be_visible()
     page.get_by_label("Domain").select_option("pay")
     page.get_by_label("Reason, for the audit").fill("all is mended")
-    page.get_by_role("button", name="Start the redrive").click()
+    say_yes(page)
     expect(page.get_by_role("region", name="Progress")).to_contain_text("0 of 7 queued again")
     expect(page.get_by_role("region", name="Progress")).to_contain_text("all is mended")
 

@@ -173,6 +173,12 @@ async def last_error(bus: CommandBus, command_id: UUID) -> tuple[str | None, str
     return command.last_error_type, command.last_error_code, command.last_error_msg, command.attempts
 
 
+async def failure_of(bus: CommandBus, command_id: UUID) -> dict[str, Any]:
+    """Return what the audit says of a command's only failed attempt."""
+    (failed,) = [event for event in await bus.get_audit_trail(command_id) if event.event_type == "FAILED"]
+    return dict(failed.details)
+
+
 async def reason_of(bus: CommandBus, command_id: UUID) -> str:
     """Return why a command waits for an operator."""
     trail = await bus.get_audit_trail(command_id)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -19,6 +18,7 @@ from tests.cli_process import Cli, wait_for
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
 DOMAIN = "payments"
 HANDLERS = """
@@ -105,11 +105,6 @@ def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
     return process.wait(30)
 
 
-def threads(process: subprocess.Popen[bytes]) -> int:
-    """Return how many threads a process has."""
-    return sum(1 for _ in Path(f"/proc/{process.pid}/task").iterdir())
-
-
 @pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
 def test_a_worker_stopped_under_load_loses_nothing(cli: Cli, processes: int, number: int) -> None:
     url = str(cli.url)
@@ -174,10 +169,9 @@ def test_a_second_signal_ends_even_a_blocked_process_at_once(cli: Cli) -> None:
     send(url, 1, "Block")
     with cli.started(*arguments()) as process:
         wait_for(lambda: count(url, "IN_PROGRESS") == 1)
-        before = threads(process)
         process.send_signal(signal.SIGTERM)
-        wait_for(lambda: threads(process) > before)  # its watchdog: two equal signals in the same instant would be one
-        assert stop(process) == 128 + signal.SIGTERM
+        # Another one, for two equal signals in the same instant would be one; which of them is seen first is not said.
+        assert stop(process, signal.SIGINT) in {128 + signal.SIGTERM, 128 + signal.SIGINT}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -15,7 +17,7 @@ from commandbus.migrate import migrate
 from tests.cli_process import COMMAND, Cli, environment, wait_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 NOBODY = "postgresql://app:sesam-open@127.0.0.1:1/app"
 
@@ -138,8 +140,16 @@ def test_a_syntax_error_is_told_with_file_and_line_and_leaves_nothing(cli: Cli, 
     assert cli.json("migrate", "info", "--directory", files, "--no-placeholders")[0]["state"] == "pending"
 
 
-def test_a_directory_that_may_not_be_read_is_refused(tmp_path: Path, empty_database_url: str, files: Path) -> None:
-    closed = files / "closed"
+@pytest.fixture
+def readable_files() -> Iterator[Path]:
+    """Give a directory of migrations that everybody may read; pytest's own are closed by every run that begins."""
+    with TemporaryDirectory() as given:
+        Path(given).chmod(0o755)
+        yield Path(given)
+
+
+def test_a_directory_that_may_not_be_read_is_refused(empty_database_url: str, readable_files: Path) -> None:
+    closed = readable_files / "closed"
     closed.mkdir()
     closed.chmod(0)
     code = (
@@ -147,9 +157,7 @@ def test_a_directory_that_may_not_be_read_is_refused(tmp_path: Path, empty_datab
         "os.geteuid() == 0 and (os.setgroups([]), os.setgid(65534), os.setuid(65534));"
         "sys.argv = ['commandbus', 'migrate', '--directory', sys.argv[1]]; main()"
     )
-    for place in (tmp_path, *tmp_path.parents[:3]):
-        place.chmod(0o755)
-    command = [sys.executable, "-c", code, str(files)]
+    command = [sys.executable, "-c", code, str(readable_files)]
     done = subprocess.run(command, env=environment(empty_database_url), capture_output=True, text=True, check=False)
     closed.chmod(0o700)
     assert (done.returncode, done.stderr) == (1, f"commandbus: cannot read {closed}: Permission denied\n")

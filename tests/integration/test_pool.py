@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg_pool import PoolTimeout
 
 import commandbus.pool
 import commandbus.sync.pool
@@ -367,6 +368,40 @@ async def test_one_recovery_replaces_all_broken_connections(
             ["commandbus, pgmq, public"] * 20
         )
     assert len([m for m in caplog.messages if m.startswith("discarding")]) == 4
+
+
+@pytest.mark.parametrize("is_asked", [True, False], ids=["while somebody waits", "while nobody asks"])
+async def test_a_pool_is_back_soon_after_a_long_outage(
+    database_url: str, caplog: pytest.LogCaptureFixture, is_asked: bool
+) -> None:
+    def refusals() -> int:
+        return sum(message.startswith("error connecting") for message in caplog.messages)
+
+    async def ask(patience: float) -> str:
+        async with pool.connection(timeout=patience) as connection:
+            await connection.execute("select 1")
+        return "an answer"
+
+    with role(database_url) as name:
+        run(database_url, f"grant usage on schema commandbus to {name}")
+        run(database_url, f"grant execute on all functions in schema commandbus to {name}")
+        url = make_conninfo(database_url, user=name)
+        async with CommandBusPool(database_url=url, pool_min_size=1, pool_max_size=1) as pool:
+            run(database_url, f"alter role {name} nologin")
+            run(
+                database_url,
+                f"select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = '{name}'",
+            )
+            await pool.recover()
+            async with asyncio.timeout(60):
+                while refusals() < 4:  # with pauses that double, the fifth would be eight seconds later
+                    if is_asked:
+                        with pytest.raises((PoolTimeout, psycopg.OperationalError)):
+                            await ask(0.05)
+                    await asyncio.sleep(0.05)
+            waiting = asyncio.create_task(ask(5)) if is_asked else None
+            run(database_url, f"alter role {name} login")
+            assert await (waiting or ask(5)) == "an answer"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -116,6 +116,7 @@ def test_a_set_with_some_stale_leases_settles_the_others_with_their_own_facts(bu
     assert len(bus.receive()) == 2
     facts: dict[str, Any] = {"error_codes": ["E0", "E1", "E2", "E3", "E4"], "error_types": ["PERMANENT"] * 5}
     outcomes = ["TROUBLESHOOT", "TROUBLESHOOT", "FAILED", "COMPLETED", "TROUBLESHOOT"]
+    facts["places"] = ["pay.py:0", "pay.py:1", "pay.py:2", "pay.py:3", "pay.py:4"]
     verdicts = bus.settle(first, *outcomes, reasons=["PERMANENT"] * 5, **facts)
     assert verdicts == {first[1]["command_id"]: "STALE", first[3]["command_id"]: "STALE"}
     rows = [bus.command(command_id) for command_id in ids_of(first)]
@@ -126,6 +127,8 @@ def test_a_set_with_some_stale_leases_settles_the_others_with_their_own_facts(bu
         ("IN_PROGRESS", None),
         ("IN_TROUBLESHOOTING_QUEUE", "E4"),
     ]
+    failed = bus.rows("select details->>'error_place' as place from commandbus.audit where event_type = 'FAILED'")
+    assert sorted(row["place"] for row in failed) == ["pay.py:0", "pay.py:2", "pay.py:4"]
     for place in (0, 4):
         message = bus.payload(first[place]["command_id"])[0]["message"]
         assert message["command_id"] == str(first[place]["command_id"])

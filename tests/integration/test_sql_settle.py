@@ -67,7 +67,7 @@ def test_completed(bus: Bus) -> None:
 def test_failed(bus: Bus) -> None:
     (received,) = start(bus)
     command_id, batch_id = received["command_id"], received["batch_id"]
-    error = errors(1, "BUSINESS_RULE") | {"details": [Jsonb({"limit": 5})]}
+    error = errors(1, "BUSINESS_RULE") | {"details": [Jsonb({"limit": 5})], "places": ["pay.py:7"]}
     assert bus.settle([received], "FAILED", **error) == {}
 
     row = bus.command(command_id)
@@ -87,6 +87,7 @@ def test_failed(bus: Bus) -> None:
         "attempt": 1,
         "max_attempts": 3,
         "msg_id": received["msg_id"],
+        "error_place": "pay.py:7",
     }
     assert bus.queue() == []
     (reply,) = bus.replies()
@@ -176,6 +177,7 @@ def test_a_set_may_mix_all_outcomes_and_each_takes_its_own_facts(bus: Bus) -> No
         "error_codes": [None if outcome in ("COMPLETED", "RELEASE") else f"E{n}" for n, outcome in enumerate(outcomes)],
         "delays": [n + 1.0 if outcome == "RETRY" else None for n, outcome in enumerate(outcomes)],
         "reasons": ["PERMANENT" if outcome == "TROUBLESHOOT" else None for outcome in outcomes],
+        "places": [f"pay.py:{n}" for n, _ in enumerate(outcomes)],
     }
     messages = {row["message"]["command_id"]: row["message"] for row in bus.queue()}
     assert bus.settle(received, *outcomes, **facts) == {}
@@ -184,6 +186,9 @@ def test_a_set_may_mix_all_outcomes_and_each_takes_its_own_facts(bus: Bus) -> No
     rows = [bus.command(command_id) for command_id in ids_of(received)]
     assert [row["status"] for row in rows] == statuses
     assert [row["last_error_code"] for row in rows] == facts["error_codes"]
+    told = [event["details"] for row in received for event in bus.trail(row["command_id"])]
+    failed = [n for n, outcome in enumerate(outcomes) if outcome not in ("COMPLETED", "RELEASE")]
+    assert [one["error_place"] for one in told if one and "error_place" in one] == [f"pay.py:{n}" for n in failed]
     assert bus.counts(received[0]["batch_id"]) == (10, 2, 2, 0, 2)
     ids = [str(command_id) for command_id in ids_of(received)]
     assert {reply["command_id"]: (reply["outcome"], reply["result"]) for reply in bus.replies()} == {

@@ -25,12 +25,14 @@ from commandbus import (
     RetryPolicy,
     TransientCommandError,
     TroubleshootingQueue,
+    Worker,
 )
 from tests.integration.live import (
     DOMAIN,
     QUEUE,
     REPLIES,
     events,
+    failure_of,
     last_error,
     make_worker,
     raises,
@@ -306,7 +308,7 @@ async def test_no_payload_result_or_exception_text_is_logged(
     assert "C4NARY" not in repr(audited)
 
 
-async def test_the_log_names_the_users_line_when_sql_fails(
+async def test_the_log_and_the_audit_name_the_users_line_when_sql_fails(
     bus: CommandBus, pool: CommandBusPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def ask(_: Command, context: HandlerContext) -> None:
@@ -319,6 +321,19 @@ async def test_the_log_names_the_users_line_when_sql_fails(
         await reached(bus, ids, IN_TSQ)
     places = {record.__dict__["command_id"]: record.__dict__["at"] for record in caplog.records if "at" in vars(record)}
     assert places == {ids[0]: f"{__file__}:{ask.__code__.co_firstlineno + 1}", ids[1]: None}
+    assert {command_id: (await failure_of(bus, command_id)).get("error_place") for command_id in ids} == places
+
+
+async def test_a_failure_told_by_hand_is_placed_where_it_was_raised(bus: CommandBus, pool: CommandBusPool) -> None:
+    ids = [await send(bus) for _ in range(2)]
+    raised, never_raised = await Worker(pool, DOMAIN).receive(batch_size=2)
+    try:
+        int("x")
+    except ValueError as error:
+        await Worker(pool, DOMAIN).fail_permanent(raised, error)
+    await Worker(pool, DOMAIN).fail(never_raised, OSError("not now"))
+    place = (await failure_of(bus, ids[0]))["error_place"]
+    assert (place.rpartition(":")[0], "error_place" in await failure_of(bus, ids[1])) == (__file__, False)
 
 
 @pytest.mark.parametrize(

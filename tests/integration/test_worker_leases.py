@@ -34,6 +34,7 @@ from tests.integration.live import (
     REPLIES,
     Gate,
     events,
+    failure_of,
     last_error,
     make_worker,
     raises,
@@ -241,6 +242,8 @@ async def test_stop_with_a_timeout_cancels_handlers_and_their_commands_are_retri
         assert run.done() or not worker.is_running
     assert await events(bus, command_id) == ["SENT", "RECEIVED", "FAILED", "RETRY_SCHEDULED"]
     assert (await last_error(bus, command_id))[1] == "WORKER_STOPPED"
+    where = (await failure_of(bus, command_id))["error_place"]
+    assert where.startswith(Gate.__call__.__code__.co_filename), "the line at which it waited"
     gate.may_end.set()
     async with running(make_worker(pool, registry_of(charge=gate))):
         await reached(bus, command_id)

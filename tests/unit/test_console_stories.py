@@ -12,6 +12,7 @@ from commandbus.console.attempts import attempts
 from commandbus.console.decisions import Chosen, decide
 from commandbus.console.difference import difference
 from commandbus.console.forms import Form
+from commandbus.console.looks import told
 from commandbus.console.paging import Trail
 from commandbus.errors import DatabaseUnavailableError
 from commandbus.models import AuditEvent, AuditEventType, PageKey, Verdict
@@ -47,13 +48,22 @@ def test_an_attempt_that_never_ended_says_so() -> None:
     assert outcomes("RECEIVED", "RETRY_EXHAUSTED", "MOVED_TO_TSQ") == [(1, "NO_RETURN", 1)]
 
 
-def test_attempts_are_numbered_over_an_operators_retry() -> None:
-    told = outcomes("RECEIVED", FAILED, "MOVED_TO_TSQ", "OPERATOR_RETRY", "RECEIVED", "COMPLETED")
-    assert [number for number, _, _ in told] == [1, 2]
+def test_attempts_are_numbered_as_their_events_are_and_anew_after_an_operators_retry() -> None:
+    retried = outcomes("RECEIVED", FAILED, "MOVED_TO_TSQ", "OPERATOR_RETRY", "RECEIVED", "COMPLETED")
+    assert [number for number, _, _ in retried] == [1, 1]
+    first, again = ("RECEIVED", {"attempt": 1}), ("RECEIVED", {"attempt": 2})
+    released = outcomes(first, "RELEASED", first, FAILED, "RETRY_SCHEDULED", again, "COMPLETED")
+    assert [number for number, _, _ in released] == [1, 1, 2]
+    assert [number for number, _, _ in outcomes(again, "COMPLETED")] == [2], "what came before is forgotten"
 
 
 def test_events_that_begin_in_the_middle_are_no_attempts() -> None:
     assert outcomes("COMPLETED", "MOVED_TO_TSQ", "STALE_SETTLE") == []
+
+
+def test_a_long_text_of_an_event_does_not_hide_who_decided_and_what_failed() -> None:
+    facts = {"reason": "the customer asked for it " * 9, "operator": "ada", "error_code": "E"}
+    assert [label for label, _ in told(facts)] == ["operator", "error code", "reason"]
 
 
 def test_a_difference_shows_what_changed_with_some_lines_around() -> None:

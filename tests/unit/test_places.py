@@ -77,6 +77,16 @@ def test_an_error_from_elsewhere_is_where_the_handler_is(handler: Callable[..., 
     assert place_of(ValueError("never raised"), handler) == line_of(line)
 
 
+def test_an_error_from_elsewhere_is_where_its_cause_was() -> None:
+    with pytest.raises(json.JSONDecodeError) as caught:
+        in_python()
+    timeout = TimeoutError()
+    timeout.__cause__, caught.value.__context__ = caught.value, timeout  # in a circle, which must not be gone round
+    assert place_of(timeout, in_a_helper) == line_of("# line of python")
+    caught.value.__traceback__ = None
+    assert place_of(timeout) is None
+
+
 def test_a_handler_of_an_installed_package_is_the_users_code() -> None:
     with pytest.raises(json.JSONDecodeError) as caught:
         json.loads("{")

@@ -240,6 +240,12 @@ def test_a_handlers_error_of_another_kind_keeps_all_that_it_says(kind: type[erro
     assert (found.code, found.error_message, found.details) == ("SOLD_OUT", "none left", {"left": 0})
 
 
+def test_of_a_long_place_the_end_is_kept() -> None:
+    found = settle_error(ValueError(), attempt=1, max_attempts=1, policy=STEADY, place="/\udc80" * 400 + "/pay.py:7")
+    assert found.error_place is not None
+    assert (len(found.error_place), found.error_place[-10:]) == (500, "\ufffd/pay.py:7")
+
+
 def test_settlement_shows_no_business_data() -> None:
     shown = repr(settle(errors.PermanentCommandError("GONE", "canary", {"a": "canary"})))
     shown += repr(settle_success("canary"))

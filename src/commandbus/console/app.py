@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cached_property
 from uuid import uuid4
 
 from flask import Blueprint, Flask, url_for
@@ -11,6 +12,7 @@ from commandbus.console import live, login, recent
 from commandbus.console.errors import handle_errors
 from commandbus.console.looks import add_filters, reveal_all
 from commandbus.console.pages import PAGES
+from commandbus.console.rights import why_no_decision, why_no_sending
 from commandbus.console.security import CSRF_FIELD, csrf_token, known_user, protect
 from commandbus.console.settings import ConsoleSettings
 from commandbus.console.state import EXTENSION, NAVIGATION, Console, NavEntry, place
@@ -123,6 +125,16 @@ class View:
     def form_id(self) -> str:
         """A new id for a form, see `Form.once`."""
         return str(uuid4())
+
+    @cached_property
+    def no_decision(self) -> str | None:
+        """Why the one who asks cannot decide about commands, domains and redrives; None for who can."""
+        return why_no_decision()
+
+    @cached_property
+    def no_sending(self) -> str | None:
+        """Why the one who asks cannot send; None for who can."""
+        return why_no_sending()
 
     @property
     def latest(self) -> dict[str, object]:

@@ -23,13 +23,16 @@ class Attempt:
     """One delivery to a worker.
 
     Attributes:
-        number: from 1, over its whole life: an operator's retry gives it all its attempts again.
+        number: as its events have it: from 1, and again from 1 after an operator's retry, which gives it all its
+            attempts again. One that was given back (RELEASED) does not count, so the next has the same.
+        is_anew: whether it is the first after such a retry.
         started_at: when a worker received it.
         ended_at: when the attempt ended, or None.
         outcome: the event that ended it; IN_PROGRESS while nothing has; NO_RETURN when it was delivered again before.
         error_type: how it failed, or None.
         error_code: with this code.
         error_msg: and this text.
+        error_place: at ``file:line`` of the handler's code, or None.
     """
 
     number: int
@@ -39,6 +42,8 @@ class Attempt:
     error_type: str | None = None
     error_code: str | None = None
     error_msg: str | None = None
+    error_place: str | None = None
+    is_anew: bool = False
 
     @property
     def seconds(self) -> float | None:
@@ -49,17 +54,27 @@ class Attempt:
 def attempts(events: Iterable[AuditEvent]) -> list[Attempt]:
     """Return the attempts that the events of one command, oldest first, tell of."""
     found: list[Attempt] = []
+    is_anew = False
     for event in events:
         is_open = bool(found) and found[-1].outcome == "IN_PROGRESS"
         if event.event_type == AuditEventType.RECEIVED:
             if is_open:
                 found[-1] = replace(found[-1], outcome=LOST)
-            found.append(Attempt(len(found) + 1, event.timestamp))
+            found.append(_begun(event, found, is_anew=is_anew))
+            is_anew = False
+        elif event.event_type == AuditEventType.OPERATOR_RETRY:
+            is_anew = True
         elif event.event_type in _ENDS and is_open:
             found[-1] = _ended(found[-1], event)
         elif event.event_type in _LATER and found:
             found[-1] = _judged(found[-1], event)
     return found
+
+
+def _begun(event: AuditEvent, before: list[Attempt], *, is_anew: bool) -> Attempt:
+    facts: dict[str, Any] = event.details if isinstance(event.details, dict) else {}
+    following = before[-1].number + 1 if before and not is_anew else 1
+    return Attempt(facts.get("attempt", following), event.timestamp, is_anew=is_anew)
 
 
 def _ended(attempt: Attempt, event: AuditEvent) -> Attempt:
@@ -72,6 +87,7 @@ def _ended(attempt: Attempt, event: AuditEvent) -> Attempt:
         error_type=facts.get("error_type"),
         error_code=facts.get("error_code"),
         error_msg=facts.get("error_msg"),
+        error_place=facts.get("error_place"),
     )
 
 

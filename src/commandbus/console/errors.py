@@ -55,10 +55,7 @@ _SENTENCES = {
     413: "What was sent is too large: at most 8 MiB.",
     500: "The console failed; its log says more.",
 }
-_UNKNOWN = (
-    " Whether it was done is not known: when the database is back, go back too and send it once more. A form acts only"
-    " once."
-)
+_UNKNOWN = " Whether it was done is not known: send it once more when the database is back. A form acts only once."
 _STATUS: tuple[tuple[type[CommandBusError], int], ...] = (
     (InvalidArgumentError, 400),
     (CommandNotFoundError, 404),
@@ -147,7 +144,8 @@ def _answer(
             status=status,
             title=title or _TITLES.get(status, "Refused"),
             sentence=sentence,
-            again_after=_AGAIN_AFTER if status == 503 and request.method == "GET" else None,  # no form is sent twice
+            again_after=_AGAIN_AFTER if status == 503 and request.method == "GET" else None,  # no form by itself
+            lost_form=request.form if status == 503 and request.method == "POST" else None,
         )
         response = make_response(page, status)
     response.headers.update(headers or {})

@@ -80,6 +80,7 @@ _SECONDS = "_seconds"
 _LONGEST = 1e9  # a number beyond it is told as it is: events of applications hold any
 _EXACT = 15  # digits that every float keeps; more show how it is stored, and not what was meant
 _JSON = json.JSONEncoder(ensure_ascii=False, default=str)
+_LINE = 40  # characters; a longer text would hide, where there is little room, who decided and what failed
 _STEPS = ((1_000, "ms"), (60, "s"), (60, "min"), (24, "h"), (365, "d"))
 
 
@@ -193,9 +194,9 @@ def duration(seconds: float | None) -> str:
 
 
 def told(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what an event tells as labels and words; what says nothing to people is left out."""
+    """Return what an event tells as labels and words, long ones last; what says nothing to people is left out."""
     given = {name: value for name, value in facts.items() if value not in (None, "") and name not in _FOR_PROGRAMS}
-    return [_told(name, value) for name, value in given.items()]
+    return sorted((_told(name, value) for name, value in given.items()), key=lambda told: len(told[1]) > _LINE)
 
 
 def _told(name: str, value: Any) -> tuple[str, str]:  # noqa: ANN401  (any JSON)

@@ -13,7 +13,7 @@ from commandbus.retry import Settlement
 _SETTLE = (
     "select command_id, verdict from commandbus.sp_settle_commands($1::text, $2::uuid[], $3::bigint[], $4::int[],"
     " $5::text[], $6::jsonb[], $7::text[], $8::text[], $9::text[], $10::jsonb[], $11::text[], $12::float8[],"
-    " $13::boolean, $14::boolean)"
+    " $13::boolean, $14::boolean, $15::text[])"
 )
 
 
@@ -99,6 +99,7 @@ class Attempts(Repository):
     def _settle_parameters(
         self, domain: str, leases: Sequence[Lease], ends: Sequence[Settlement], *, strict: bool
     ) -> tuple[object, ...]:
+        failures = ends if any(end.error_type is not None for end in ends) else ()  # mostly none: nothing to gather
         return (
             domain,
             uuid_array([lease.command_id for lease in leases]),
@@ -106,14 +107,15 @@ class Attempts(Repository):
             plain_array([lease.read_ct for lease in leases]),
             plain_array([end.outcome for end in ends]),
             optional_array([end.result for end in ends]),
-            optional_array([end.error_type for end in ends]),
-            optional_array([end.error_code for end in ends]),
-            optional_array([end.error_msg for end in ends]),
-            optional_array([end.details for end in ends]),
-            optional_array([end.reason for end in ends]),
-            optional_array([end.delay for end in ends]),
+            optional_array([end.error_type for end in failures]),
+            optional_array([end.error_code for end in failures]),
+            optional_array([end.error_msg for end in failures]),
+            optional_array([end.details for end in failures]),
+            optional_array([end.reason for end in failures]),
+            optional_array([end.delay for end in failures]),
             self._settings.notify,
             strict,
+            optional_array([end.error_place for end in failures]),
         )
 
     async def warm_up(self, domain: str) -> None:

@@ -19,6 +19,20 @@ from commandbus.settings import CommandBusSettings
 
 logger = logging.getLogger(__name__)
 
+# psycopg_pool's pauses between attempts to connect double for five minutes: after a long outage the pool would come
+# back as late again. Here they begin anew after so many seconds, so that none is longer than half of them.
+RECONNECT_TIMEOUT = 4.0
+
+
+def keep_trying(pool: ConnectionPool[Any]) -> None:
+    """Begin a new series of attempts to connect where a pool gave one up that somebody needs.
+
+    A pool that nobody asks, and that need not hold connections ready, connects when it is asked.
+    """
+    found = pool.get_stats()
+    if found["requests_waiting"] or found["pool_size"] < found["pool_min"]:
+        pool.check()  # which begins one, where there are too few
+
 
 class CommandBusPool(ConnectionPool[Connection[TupleRow]]):
     """Connections to one migrated database, in autocommit: a call of a function is one round trip.
@@ -60,6 +74,8 @@ class CommandBusPool(ConnectionPool[Connection[TupleRow]]):
             min_size=settings.pool_min_size,
             max_size=settings.pool_max_size,
             timeout=settings.pool_timeout,
+            reconnect_timeout=RECONNECT_TIMEOUT,
+            reconnect_failed=keep_trying,
             open=False,
         )
         self._log_filter = PoolLogFilter(self.name, self._parameters)

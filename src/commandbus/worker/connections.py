@@ -11,7 +11,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from commandbus._parameters import connection_parameters
 from commandbus.errors import DatabaseUnavailableError
-from commandbus.pool import CommandBusPool
+from commandbus.pool import RECONNECT_TIMEOUT, CommandBusPool, keep_trying
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.settings import CommandBusSettings
 
@@ -29,6 +29,8 @@ def own_pool(pool: AsyncConnectionPool[Any], domain: str, settings: CommandBusSe
         min_size=_FEWEST_CONNECTIONS,
         max_size=OWN_CONNECTIONS,
         timeout=settings.pool_timeout,
+        reconnect_timeout=RECONNECT_TIMEOUT,
+        reconnect_failed=keep_trying,
         name=f"commandbus-worker-{domain}",
         open=False,
     )

@@ -17,7 +17,7 @@ from commandbus.errors import TransientCommandError
 from commandbus.handlers import HandlerRegistry
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.repositories.command import Delivery
-from commandbus.retry import RELEASE, RetryPolicy, Settlement, settle_error
+from commandbus.retry import RELEASE, RetryPolicy, Settlement
 from commandbus.worker.backoff import TROUBLE, Backoff
 from commandbus.worker.cancels import Cancels
 from commandbus.worker.execute import Runner
@@ -269,7 +269,7 @@ class Engine:
             try:
                 settlement = await self._runner.run(received)
             except asyncio.CancelledError as error:
-                self._settler.add(received, self._interrupted(received, error if task.cancelling() == 0 else None))
+                self._settler.add(received, self._interrupted(received, error, is_own=task.cancelling() == 0))
                 break
             finally:
                 received.task = None
@@ -286,16 +286,14 @@ class Engine:
         self._slots.discard(task)
         self._wake_slot()
 
-    def _interrupted(self, received: ReceivedCommand, own: asyncio.CancelledError | None) -> Settlement:
+    def _interrupted(self, received: ReceivedCommand, error: asyncio.CancelledError, *, is_own: bool) -> Settlement:
         """Return the end of an attempt whose handler was cancelled, or raised that error of its own."""
         if received.is_lost:
             return RELEASE  # will be refused, and the audit says so
-        return settle_error(
-            own or TransientCommandError("WORKER_STOPPED", "the worker stopped before the handler ended"),
-            attempt=received.context.attempt,
-            max_attempts=received.context.max_attempts,
-            policy=self._options.policy,
-        )
+        if is_own:
+            return self._runner.fail(received, error)
+        stopped = TransientCommandError("WORKER_STOPPED", "the worker stopped before the handler ended")
+        return self._runner.fail(received, stopped.with_traceback(error.__traceback__))
 
     async def _wind_down(self, settling: asyncio.Task[None]) -> None:
         """Return when nothing runs and everything is stored, or nothing can be stored any more."""

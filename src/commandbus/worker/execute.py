@@ -60,15 +60,20 @@ class Runner:
         try:
             return await self._attempt(received)
         except (Exception, SystemExit) as error:  # noqa: BLE001  (the one place where anything may come: a handler)
-            settlement = settle_error(
-                error,
-                attempt=received.context.attempt,
-                max_attempts=received.context.max_attempts,
-                policy=self._policy,
-            )
-            registration = self._registry.registration(received.command.domain, received.command.command_type)
-            _log_failure(received, error, settlement, registration)
-            return settlement
+            return self.fail(received, error)
+
+    def fail(self, received: ReceivedCommand, error: BaseException) -> Settlement:
+        """Return what to store about an attempt that ended with an error, which is logged."""
+        registration = self._registry.registration(received.command.domain, received.command.command_type)
+        settlement = settle_error(
+            error,
+            attempt=received.context.attempt,
+            max_attempts=received.context.max_attempts,
+            policy=self._policy,
+            place=None if registration is None else place_of(error, registration.fn),
+        )
+        _log_failure(received, error, settlement)
+        return settlement
 
     async def _attempt(self, received: ReceivedCommand) -> Settlement | None:
         command = received.command
@@ -149,9 +154,7 @@ def _check_open(connection: AsyncConnection[Any]) -> None:
         )
 
 
-def _log_failure(
-    received: ReceivedCommand, error: BaseException, settlement: Settlement, registration: Registration | None
-) -> None:
+def _log_failure(received: ReceivedCommand, error: BaseException, settlement: Settlement) -> None:
     """Say what failed and where. The error's text can hold a payload: it is stored, and logged at DEBUG only."""
     command = received.command
     logger.warning(
@@ -163,7 +166,7 @@ def _log_failure(
             "attempt": received.context.attempt,
             "outcome": settlement.outcome,
             "error_code": settlement.error_code,
-            "at": None if registration is None else place_of(error, registration.fn),
+            "at": settlement.error_place,
         },
     )
     logger.debug("handler raised", extra={"command_id": command.command_id}, exc_info=error)

@@ -3,7 +3,8 @@
 import inspect
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -14,21 +15,29 @@ _OTHERS = (
     *(sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     "<",  # code without a file, such as that which other packages make
 )
+_MOST_CAUSES = 10  # they may go in a circle
 
 
-def place_of(error: BaseException, handler: Callable[..., Any]) -> str | None:
-    """Return ``file:line`` of the innermost frame of the user's code, or else of the handler.
+def place_of(error: BaseException, handler: Callable[..., Any] | None = None) -> str | None:
+    """Return ``file:line`` of the innermost frame of the user's code, or else of the handler, or None.
 
     The user's code is what belongs to no installed package, nor to Python or commandbus; and the handler's own file,
-    wherever that is.
+    wherever that is. An error that never was in it, such as a timeout, has a cause that was.
     """
-    code = _code_of(handler)
+    code = None if handler is None else _code_of(handler)
     own = "" if code is None else code.co_filename
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        file = frame.f_code.co_filename
-        if file == own or not file.startswith(_OTHERS):
-            return f"{file}:{line}"
+    for one in islice(_causes(error), _MOST_CAUSES):
+        for frame, line in reversed(list(traceback.walk_tb(one.__traceback__))):
+            file = frame.f_code.co_filename
+            if file == own or not file.startswith(_OTHERS):
+                return f"{file}:{line}"
     return None if code is None else f"{own}:{code.co_firstlineno}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _code_of(handler: Callable[..., Any]) -> CodeType | None:

@@ -72,12 +72,12 @@ class Vitals:
     async def run(self) -> None:
         """Tell it to the database every five seconds, and carry on redrives, until cancelled.
 
-        What fails is tried again, and neither waits for the other.
+        What fails is tried again, and neither waits for the other. Both have ended when this does, which `gather` does
+        not see to.
         """
-        await asyncio.gather(
-            self._repeat(self._tell, "a worker cannot say that it lives"),
-            self._repeat(self.redrive, "a worker cannot carry on redrives"),
-        )
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._repeat(self._tell, "a worker cannot say that it lives"))
+            both.create_task(self._repeat(self.redrive, "a worker cannot carry on redrives"))
 
     async def _repeat(self, act: Callable[[], Awaitable[float]], complaint: str) -> None:
         """Do something again and again, after as many seconds as it says; complain once of a trouble that lasts."""

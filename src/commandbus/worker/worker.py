@@ -25,6 +25,7 @@ from commandbus.worker.connections import listening, open_now, own_pool
 from commandbus.worker.engine import Engine, RunOptions
 from commandbus.worker.housekeeping import keep_house
 from commandbus.worker.leases import make_extender
+from commandbus.worker.places import place_of
 from commandbus.worker.received import ReceivedCommand, to_received, without_faults
 from commandbus.worker.vitals import Vitals
 
@@ -289,7 +290,13 @@ class Worker:
 
     def _settlement_of(self, received: ReceivedCommand, error: Exception) -> Settlement:
         context = received.context
-        return settle_error(error, attempt=context.attempt, max_attempts=context.max_attempts, policy=self._policy)
+        return settle_error(
+            error,
+            attempt=context.attempt,
+            max_attempts=context.max_attempts,
+            policy=self._policy,
+            place=place_of(error),
+        )
 
     async def _settle(self, received: ReceivedCommand, settlement: Settlement) -> None:
         refused = await self._commands.settle(self._domain, [received.lease], [settlement])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,11 @@ def routes(app: Flask, world: World, *methods: str) -> list[tuple[str, str, str]
         for rule in app.url_map.iter_rules()
         for method in sorted((rule.methods or set()) & set(methods))
     ]
+
+
+def words(page: str) -> str:
+    """Return the text of a page, each white space as one blank."""
+    return html.unescape(re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", page)))
 
 
 def make_world(url: str, texts: Sequence[tuple[str, str, str, str, str, str]] = (PLAIN,)) -> World:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from commandbus.sync import CommandBus
-from tests.integration.console.browser import CANARY, DOMAIN, Browser
+from tests.integration.console.browser import CANARY, DOMAIN, Browser, words
 from tests.integration.sql_helpers import errors, open_bus
 from tests.integration.test_sql_plans import fill
 
@@ -91,20 +91,56 @@ def test_attempts_and_the_reply_are_told(operator: Browser, database_url: str) -
         bus.run("delete from commandbus.scheduled")
         bus.send(command_id, reply_queues=["pay__replies"])
         mine = [row for row in bus.receive() if row["command_id"] == command_id]  # others may be due by now
-        bus.settle(mine, "RETRY", **errors(1, "TRANSIENT", delay=0))
+        bus.settle(mine, "RETRY", places=["/srv/pay.py:7"], **errors(1, "TRANSIENT", delay=0))
         path = f"/commands/{DOMAIN}/{command_id}"
         assert "Not yet; it will go to" in operator.get(path).text
         bus.run("update commandbus.scheduled set due_at = now() where command_id = %s", command_id)
         bus.settle([row for row in bus.receive() if row["command_id"] == command_id], "COMPLETED")
     story = operator.get(f"/api{path}").get_json()
-    assert [(a["number"], a["outcome"], a["error_code"]) for a in story["attempts"]] == [
-        (1, "RETRY_SCHEDULED", "E_TEST"),
-        (2, "COMPLETED", None),
+    assert [(a["number"], a["outcome"], a["error_code"], a["error_place"]) for a in story["attempts"]] == [
+        (1, "RETRY_SCHEDULED", "E_TEST", "/srv/pay.py:7"),
+        (2, "COMPLETED", None, None),
     ]
     assert story["outcome"] == "SUCCESS"
     text = operator.get(path).text
     assert "sent to" in text
     assert "pay__replies" in text
+    assert text.count("/srv/pay.py:7</") == 3, "beside the error, with the attempt and in the timeline"
+
+
+def test_an_error_whose_attempt_the_audit_forgot_is_told_without_its_place(
+    operator: Browser, database_url: str
+) -> None:
+    command_id = uuid4()
+    with open_bus(database_url) as bus:
+        bus.send(command_id)
+        mine = [row for row in bus.receive() if row["command_id"] == command_id]
+        bus.settle(mine, "RETRY", **errors(1, "TRANSIENT", delay=3_600))
+        bus.run("delete from commandbus.audit where command_id = %s", command_id)
+    text = operator.get(f"/commands/{DOMAIN}/{command_id}").text
+    assert "Last error" in text
+    assert "the audit of that time is gone" in text
+
+
+def test_the_counts_of_attempts_agree_after_an_operators_retry(
+    operator: Browser, viewer: Browser, world: World, database_url: str
+) -> None:
+    path = f"/commands/{DOMAIN}/{world.edited[0]}"
+    attempts = operator.get(f"/api{path}").get_json()["attempts"]
+    assert [(one["number"], one["is_anew"]) for one in attempts] == [(1, False), (1, True)]
+    with open_bus(database_url) as bus:
+        bus.call("sp_operator_retry", domain=DOMAIN, command_ids=[world.parked[0]])
+    for browser in (operator, viewer):
+        text = words(browser.get(path).text)
+        assert "Attempts 2 in all # Outcome" in text
+        assert "An operator retried it: its attempts are counted anew. 1 Completed" in text
+        assert "Attempts 1 of 3 since an operator's last retry" in text
+        text = words(browser.get(f"/commands/{DOMAIN}/{world.parked[0]}").text)
+        assert "Attempts 0 of 3 since an operator's last retry" in text
+        assert "Attempts 1 # Outcome" in text
+        text = words(browser.get(f"/commands/{DOMAIN}/{world.parked[1]}").text)
+        assert "Attempts 1 of 3 Sent" in text
+        assert "anew" not in text
 
 
 def test_a_command_is_found_by_the_beginning_of_its_id(operator: Browser, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from commandbus.console import NAVIGATION, ConsoleSettings, NavEntry, create_app
 from commandbus.sync import CommandBus
 from commandbus.sync import CommandBusPool as Pool
 from tests.integration.console.browser import CANARY, DOMAIN, OPERATOR_TOKEN, TOKENS, Browser, routes
+from tests.integration.sql_helpers import open_bus
 
 if TYPE_CHECKING:
     from commandbus.sync import CommandBusPool
@@ -155,6 +157,26 @@ def test_a_database_that_does_not_answer_is_a_page_that_tries_again(database_url
             assert answer.headers["Retry-After"] == "5"
         twin = browser.get("/api/live")
         assert (twin.status_code, sorted(twin.get_json())) == (503, ["detail", "status", "title"])
+
+
+def test_a_form_that_found_no_database_keeps_what_was_written_and_can_be_sent_once_more(database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        bus.create_domain()
+    data = {"text": 'a "quoted" <b>line</b>\n\tand another one'}
+    with Pool(database_url=database_url, pool_max_size=1, pool_timeout=0.2) as pool:
+        browser = Browser(create_app(pool, settings=ConsoleSettings.load()))
+        filled = {"domain": DOMAIN, "type": "Kept", "data": json.dumps(data, indent=2), "form_id": str(uuid4())}
+        filled["csrf_token"] = browser.csrf_token()
+        with pool.connection():
+            refused = browser.post_raw("/send", filled)
+        assert (refused.status_code, "Send it once more" in refused.text) == (503, True)
+        (form,) = re.findall(r'<form class="mt-6" method="post">(.*?)</form>', refused.text, re.DOTALL)
+        kept = {name: html.unescape(text) for name, text in re.findall(r'name="([^"]*)" value="([^"]*)"', form)}
+        assert kept == filled
+        for _ in range(2):
+            browser.post_raw("/send", kept)
+        (sent,) = browser.get("/api/commands?type=Kept").get_json()["commands"]
+        assert browser.get(f"/api/commands/{DOMAIN}/{sent['command_id']}?payload=on").get_json()["payload"] == data
 
 
 def test_the_console_can_be_mounted_in_an_app_with_pages_of_its_own(sync_pool: CommandBusPool, world: World) -> None:

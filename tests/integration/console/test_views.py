@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import sys
@@ -14,7 +13,7 @@ import pytest
 from pgmq.install import get_embedded_sql_version
 
 from commandbus.console import recent
-from tests.integration.console.browser import CANARY, DOMAIN, Browser
+from tests.integration.console.browser import CANARY, DOMAIN, Browser, words
 from tests.integration.console.test_operation import beat, run
 
 if TYPE_CHECKING:
@@ -55,12 +54,12 @@ def test_facts_of_events_are_told_as_people_would(operator: Browser, world: Worl
     }  # fmt: skip
     run(direct_url, "select commandbus.log_event(%s, %s, 'NOTED', %s)", (DOMAIN, world.parked[0], json.dumps(facts)))
     for path in (f"/commands/{DOMAIN}/{world.parked[0]}", "/audit?event=NOTED"):
-        text = html.unescape(re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", operator.get(path).text)))
-        for words in ("huge seconds 1", "delay 1.39 min",
+        text = words(operator.get(path).text)
+        for part in ("huge seconds 1", "delay 1.39 min",
                       "share 0.3 ", "amount 1234567.25 ", "rate 10 ", "attempt 100000 ",
                       "is late true", "took seconds long", 'parts { "n": 0.5 }'):  # fmt: skip
-            assert words in text, path
-        assert [words for words in ("delay seconds", "msg id", "nothing", "blank") if words in text] == [], path
+            assert part in text, path
+        assert [part for part in ("delay seconds", "msg id", "nothing", "blank") if part in text] == [], path
 
 
 @pytest.mark.parametrize("seconds", [-90, 90])
@@ -143,6 +142,32 @@ def test_viewers_see_the_keys_of_events_that_are_not_the_librarys(
 @pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via"])
 def test_without_authentication_nothing_comes_through_a_proxy(make_app: MakeApp, header: str) -> None:
     assert Browser(make_app()).get("/health", headers={header: "192.0.2.7"}).status_code == 403
+
+
+def test_numbers_say_of_what_time_they_are(operator: Browser, direct_url: str) -> None:
+    beat(direct_url)
+    run(direct_url, "update commandbus.throughput set at = at - interval '1 minute'")
+    text = words(operator.get("/").text)
+    for part in (
+        r"Completed per s 4 last minute · p95 run",
+        r"Sent per s \S+ last minute",
+        r"In flight \d+ leased now, of 10 at once ",
+        r"Need an operator 2 0.3/s in the last minute",
+        r"Completed, last minute",
+        r"1 alive, 10 at once; busy is what each told when it was seen",
+    ):
+        assert re.search(part, text), (part, text)
+    text = words(operator.get(f"/queues/{DOMAIN}").text)
+    for part in (
+        r"In flight \d+ leased now, of 10 at once",
+        "Completed per second, last minute 4 ",
+        "Sent per second, last",
+    ):
+        assert re.search(part, text), part
+    for span, step in (("15m", "10 s"), ("1h", "30 s"), ("6h", "3 min"), ("24h", "10 min"), ("7d", "1 h")):
+        for path in ("/", f"/queues/{DOMAIN}"):
+            told = f"times in UTC; each point is {step}, and the numbers are of the last"
+            assert told in words(operator.get(f"{path}?span={span}").text), (path, span)
 
 
 def test_charts_say_that_their_times_are_utc(operator: Browser, direct_url: str) -> None:

@@ -6,13 +6,13 @@ from uuid import UUID
 
 from flask import Blueprint, abort, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from psycopg.errors import InsufficientPrivilege
 
 from commandbus.console.attempts import Attempt, attempts
 from commandbus.console.difference import Line, difference
 from commandbus.console.forms import Form
 from commandbus.console.paging import Trail
 from commandbus.console.records import NO_PAYLOADS, facts, json_or_errors, plain, shown
+from commandbus.console.rights import rights
 from commandbus.console.state import console
 from commandbus.errors import CommandNotFoundError, InvalidArgumentError
 from commandbus.models import (
@@ -97,6 +97,11 @@ class Story:
     refused: dict[str, str]
     batch: BatchMetadata | None
     related: list[CommandMetadata]
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether an operator gave it its attempts anew: then the command's own count is since the last time."""
+        return any(line.event.event_type == AuditEventType.OPERATOR_RETRY for line in self.events)
 
 
 @page.get("/commands")
@@ -192,10 +197,9 @@ def command_or_404(domain: str, command_id: UUID) -> CommandMetadata:
 
 def message_of(domain: str, command_id: UUID) -> tuple[StoredMessage | None, dict[str, str]]:
     """Return what was sent, or None where nothing is kept; and why it is, where it is kept from this console."""
-    try:
-        return console().bus.get_message(domain, command_id, exact=True), {}
-    except InsufficientPrivilege:
+    if not rights().sees_payloads:
         return None, NO_PAYLOADS
+    return console().bus.get_message(domain, command_id, exact=True), {}
 
 
 def _find(form: Form) -> Found:

@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 
 from commandbus.console.forms import SENT_ALREADY, Form
 from commandbus.console.state import console
-from commandbus.errors import CommandBusError, DuplicateCommandError, InvalidArgumentError
+from commandbus.errors import CommandBusError, DuplicateCommandError, InvalidArgumentError, QueueNotFoundError
 from commandbus.models import SendRequest
 from commandbus.payload import check_command_type, check_count, check_reply_queue, check_uuid, parse_json
 from commandbus.retry import MAX_ATTEMPTS
@@ -152,8 +152,22 @@ def _refused(form: Form, error: CommandBusError, ids: set[UUID], *, is_bulk: boo
     """Show the form with what is wrong; *ids* were made of its own id, so that they exist when it was sent before."""
     if isinstance(error, DuplicateCommandError) and any(str(one) in str(error) for one in ids):
         form.refuse("", SENT_ALREADY)
-    form.refuse_error(error, _FIELDS)
+    elif name := _field_of(form, error, is_bulk=is_bulk):
+        form.refuse(name, str(error).removeprefix(f"{name}: "))
+    else:
+        form.refuse_error(error, _FIELDS)
     return _show(form, is_bulk=is_bulk), 422
+
+
+def _field_of(form: Form, error: CommandBusError, *, is_bulk: bool) -> str | None:
+    """Return the field that names what is not there, or is there already; lines name reply queues and ids too."""
+    if isinstance(error, DuplicateCommandError):
+        return "lines" if is_bulk else "command_id"
+    if not isinstance(error, QueueNotFoundError):
+        return None
+    if not str(error).startswith("reply_to: "):
+        return "domain"
+    return "reply_to" if f'"{form.raw("reply_to").strip()}"' in str(error) else "lines"
 
 
 def _show(form: Form, *, is_bulk: bool = False) -> str:

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from flask import Blueprint, flash, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from psycopg.errors import InsufficientPrivilege
 
 from commandbus.console.charts import Share, shares
 from commandbus.console.decisions import Chosen, Decide, Tally, read_chosen
@@ -15,6 +14,7 @@ from commandbus.console.forms import Form, posted
 from commandbus.console.pages.commands import story_page
 from commandbus.console.paging import Trail
 from commandbus.console.records import NO_PAYLOADS, json_or_errors, plain, refused, shown
+from commandbus.console.rights import rights
 from commandbus.console.security import user, wants_json
 from commandbus.console.state import console, shown_at
 from commandbus.errors import InvalidArgumentError
@@ -181,19 +181,16 @@ def _find_commands(form: Form) -> Found:
     group, tsq = None if domain is None or key is None else _group(domain, key), console().tsq
     found = Found(group=group, newer=trail.newer())
 
-    def page(*, with_payload: bool) -> list[TroubleshootingItem]:
-        if domain is None:
-            return tsq.list_all_troubleshooting(
-                command_type, PAGE + 1, start=trail.start, with_payload=with_payload, exact=True
-            )
-        return tsq.list_troubleshooting(
+    with_payload = rights().sees_payloads
+    if domain is None:
+        items = tsq.list_all_troubleshooting(
+            command_type, PAGE + 1, start=trail.start, with_payload=with_payload, exact=True
+        )
+    else:
+        items = tsq.list_troubleshooting(
             domain, command_type, PAGE + 1, failure_key=key, start=trail.start, with_payload=with_payload, exact=True
         )
-
-    try:
-        items = page(with_payload=True)
-    except InsufficientPrivilege:
-        items, found.refused = page(with_payload=False), NO_PAYLOADS
+    found.refused = {} if with_payload else NO_PAYLOADS
     found.rows = [(item, None if item.payload is None else shown(item.payload)) for item in items[:PAGE]]
     if key is None:
         found.total = tsq.count_troubleshooting(domain, command_type)

@@ -1,11 +1,19 @@
 // What forms need before anybody can press their buttons: loaded like theme.js, ahead of the page itself, so that no click
 // comes too early to be asked about.
 (() => {
-  // How many commands are chosen in a form: rows count themselves, or what data-count says; a whole group counts alone.
+  // The boxes that say what is chosen in a form: that of a whole group alone, else those of rows. One is a command, or
+  // as many as its data-count says.
   function chosen(form) {
-    const boxes = [...form.querySelectorAll("[data-whole]:checked")];
-    if (!boxes.length) boxes.push(...form.querySelectorAll("[data-rows] input[type=checkbox]:checked"));
-    return boxes.reduce((sum, box) => sum + Number(box.dataset.count ?? 1), 0);
+    const whole = [...form.querySelectorAll("[data-whole]:checked")];
+    return whole.length ? whole : [...form.querySelectorAll("[data-rows] input[type=checkbox]:checked")];
+  }
+
+  // A button with data-confirm-many does not ask about one command. It does about a group, which more may have joined,
+  // and when it was Enter in a field that pressed it: browsers press the first button of a form.
+  function isAsked(button, boxes) {
+    if (!("confirmMany" in button.dataset)) return Boolean(button.dataset.confirm);
+    const isOne = boxes.length < 2 && !boxes[0]?.dataset.count;
+    return !isOne || document.activeElement.matches("input:not([type=checkbox])");
   }
 
   function warn(words) {
@@ -35,19 +43,21 @@
     return true;
   }
 
-  // Questions before what cannot be taken back.
+  // Questions before what is hard to take back.
   let sure = null;
   document.addEventListener("submit", (event) => {
     const button = event.submitter;
-    if (!button?.dataset.confirm || button === sure) return;
-    const count = chosen(button.form);
+    if (!button || button === sure) return;
+    const boxes = chosen(button.form);
+    if (!isAsked(button, boxes)) return;
+    const count = boxes.reduce((sum, box) => sum + Number(box.dataset.count ?? 1), 0);
     if (!count && button.dataset.confirm.includes("{n}")) return; // nothing is chosen: the server says so
     event.preventDefault();
     if (isMissing(button)) return;
     const dialog = document.querySelector("[data-confirm-dialog]");
     if (!dialog) return; // the page's end is still on its way
-    dialog.querySelector("[data-confirm-text]").textContent =
-      button.dataset.confirm.replace("{n}", `${count.toLocaleString("en")} ${count === 1 ? "command" : "commands"}`);
+    const [place, words] = count === 1 ? [/(all )?\{n\}/, "1 command"] : ["{n}", `${count.toLocaleString("en")} commands`];
+    dialog.querySelector("[data-confirm-text]").textContent = button.dataset.confirm.replace(place, words);
     dialog.querySelector("[data-confirm-yes]").textContent = button.textContent.trim();
     dialog.returnValue = "no";
     dialog.onclose = () => {
