@@ -3605,6 +3605,8 @@ $$;
 --
 -- Returns  the redrive's id.
 -- Raises   CB005; CB006 when nothing is selected, or there is a redrive of this id; CB007.
+-- Locks    no row that others could hold, so that it has no lock_timeout as its siblings have. A second call with the same
+--          id waits for the end of the first: any other answer would leave its caller in doubt.
 create function commandbus.sp_start_redrive(
     p_domain      text,
     p_command_ids uuid[],

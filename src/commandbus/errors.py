@@ -74,11 +74,13 @@ class InvalidArgumentError(CommandBusError, ValueError):
 
     Attributes:
         field: the argument's name; empty when the server found it (then the text begins with the name).
+        problem: what is wrong with it: the text without the name.
     """
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}" if field else message)
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
+        self.problem = problem
 
     @classmethod
     def from_message(cls, message: str) -> Self:

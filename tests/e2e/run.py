@@ -10,7 +10,6 @@ if __name__ == "__main__":  # ctrl-c while the rest is imported, which takes a s
 
 import argparse
 import logging
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,7 @@ try:
     import psycopg
 
     from commandbus import CommandBusError, CommandBusSettings, InvalidArgumentError
-    from commandbus.console import ConsoleSettings, serve_app, url_of
+    from commandbus.console import ConsoleSettings, check_address, serve_app, url_of
     from commandbus.demo.stage import interruptible
     from commandbus.embedded import EmbeddedServer, default_data_directory
     from commandbus.migrate import migrate
@@ -47,7 +46,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         settings = ConsoleSettings.load(port=asked.port)
-        _check_port(settings)
+        check_address(settings)
         with interruptible(), ExitStack() as stack:
             url = os.environ.get(_URL) or stack.enter_context(_embedded())
             migrate(url, with_e2e=True)
@@ -78,18 +77,6 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65_535:
         raise argparse.ArgumentTypeError("must be an integer from 1 to 65,535")
     return int(text)
-
-
-def _check_port(settings: ConsoleSettings) -> None:
-    """Refuse a port that is taken before anything is started."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            problem = f"cannot listen on {url_of(settings)}: {error.strerror}; choose another with --port"
-            raise InvalidArgumentError("port", problem) from None
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence() -> None:
         port = other.getsockname()[1]
         done = run("--port", str(port))
     assert done.returncode == 2, "as of commandbus console"
-    sentence = f"cannot listen on http://127.0.0.1:{port}/: Address already in use; choose another with --port"
+    sentence = f"cannot listen on http://127.0.0.1:{port}/: Address already in use"
     assert done.stderr == f"error: port: {sentence}\n"
 
 

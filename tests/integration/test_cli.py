@@ -170,6 +170,7 @@ def test_a_closed_stream_is_as_good_as_dev_null(cli: Cli, closed: str) -> None:
     ("arguments", "code", "said"),
     [
         ((DOMAIN, "Debit", f'{{"{CANARY}": '), 2, "data: is not valid JSON"),
+        ((DOMAIN, "Debit", '{"amount": 1, "amount": 2}'), 2, 'data: has the key "amount" more than once'),
         ((DOMAIN, "Debit", f'["{CANARY}"]'), 2, "data: must be a JSON object"),
         (("nowhere", "Debit"), 1, "queue create nowhere"),
         (("No Domain", "Debit"), 2, "domain: "),

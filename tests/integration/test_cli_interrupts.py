@@ -28,6 +28,21 @@ class Interrupter:
 sys.meta_path.insert(0, Interrupter())
 """
 
+# An event loop asks for a pair of sockets while it is made.
+MEDDLER = """
+import os, signal, socket
+from commandbus import HandlerRegistry
+
+registry, pair = HandlerRegistry(), socket.socketpair
+registry.register("pay", "Debit", lambda command, context: None)
+
+def interrupted_pair(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    return pair(*arguments)
+
+socket.socketpair = interrupted_pair
+"""
+
 
 @pytest.mark.parametrize("way", ["module", "script"])
 @pytest.mark.parametrize(
@@ -38,6 +53,14 @@ def test_an_interrupt_while_the_program_loads_is_quiet(tmp_path: Path, way: str,
         missing("the script commandbus is not installed")
     command = COMMAND if way == "module" else (str(SCRIPT),)
     done = interrupted(tmp_path, module, *command, "queue", "list")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_an_interrupt_while_the_event_loop_is_made_is_quiet(tmp_path: Path, processes: str) -> None:
+    (tmp_path / "app.py").write_text(MEDDLER)
+    worker = ("worker", "app:registry", "--domain", "pay", "--database-url", NOBODY, "--processes", processes)
+    done = interrupted(tmp_path, "none", *COMMAND, *worker)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 

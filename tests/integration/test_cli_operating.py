@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -33,6 +35,43 @@ def test_commands_are_found(cli: Cli, database_url: str) -> None:
     assert "limit" in cli.refusal("find", "--limit", 0, code=2)
 
 
+def test_a_search_goes_on_where_it_ended(cli: Cli, database_url: str) -> None:
+    park(database_url, 5)  # of one set, which has one time
+    every = [one["command_id"] for one in cli.json("find", DOMAIN)]
+    first = cli("find", DOMAIN, "--limit", 2)
+    said = re.fullmatch("the first 2: there may be more, go on with --start (.+)\n", first.stderr)
+    assert said, first.stderr
+    rest = cli.json("find", DOMAIN, "--limit", 2, "--start", said[1])
+    assert [one["command_id"] for one in rest] == every[2:4]
+    rest = cli("find", DOMAIN, "--limit", 2, "--start", f"{rest[-1]['created_at']}_{rest[-1]['command_id']}")
+    assert every[4] in rest.stdout
+    assert rest.stderr == ""
+    for wrong in ("x", f"2030-01-31T12:00_{every[0]}", "2030-01-31T12:00:00Z_x", f"{every[0]}"):
+        assert "--start: must be " in cli.refusal("find", "--start", wrong, code=2)
+    assert "goes with no other filter" in cli.refusal("find", "--id", every[0], "--start", said[1], code=2)
+
+
+def test_a_list_that_may_go_on_says_so(cli: Cli, database_url: str) -> None:
+    park(database_url, 2)
+    park(database_url, 1, "Credit")
+    with open_bus(database_url) as bus:
+        batches = [bus.create_batch(domain=DOMAIN) for _ in range(2)]
+        bus.send_new(2, domain=DOMAIN, batch_id=batches[0])
+    for _ in range(2):
+        cli.text("redrive", "start", DOMAIN, "--rate", 0.001)
+    for command in (
+        ("find", "--text", "Debit"),
+        ("tsq", "list"),
+        ("tsq", "groups"),
+        ("audit",),
+        ("batch", "list"),
+        ("batch", "commands", DOMAIN, batches[0]),
+        ("redrive", "list"),
+    ):
+        assert "there may be more" in cli(*command, "--limit", 1).stderr, command
+        assert "more" not in cli(*command, "--limit", 100).stderr, command
+
+
 def test_a_command_is_found_by_the_beginning_of_its_id_in_every_domain(cli: Cli, database_url: str) -> None:
     (command_id, _) = park(database_url, 2)
     for beginning in (str(command_id)[:8], str(command_id)[:13], str(command_id)):
@@ -47,18 +86,51 @@ def test_a_command_is_found_by_the_beginning_of_its_id_in_every_domain(cli: Cli,
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
-        (("find", "--id", "abc"), "id"),
-        (("find", "--type", ""), "type"),
-        (("tsq", "list", "--type", ""), "type"),
-        (("tsq", "count", "--type", ""), "type"),
-        (("tsq", "retry", DOMAIN, "--all", "--type", "", "--yes"), "type"),
-        (("tsq", "edit", DOMAIN, UUID(int=7), "{}", "--handlers", "nowhere"), "handlers"),
-        (("console", "--registry", "nowhere"), "registry"),
-        (("audit", "--event", ""), "event"),
+        (("find", "--id", "abc"), "--id"),
+        (("find", "--type", ""), "--type"),
+        (("find", "--limit", 0), "--limit"),
+        (("tsq", "list", "--type", ""), "--type"),
+        (("tsq", "count", "--type", ""), "--type"),
+        (("tsq", "retry", DOMAIN, "--all", "--type", "", "--yes"), "--type"),
+        (("tsq", "edit", DOMAIN, UUID(int=7), "{}", "--handlers", "nowhere"), "--handlers"),
+        (("tsq", "complete", DOMAIN, UUID(int=7), "--result", '"\\u0000"'), "--result"),
+        (("tsq", "complete", DOMAIN, UUID(int=7), "--result", "{"), "--result"),
+        (("tsq", "cancel", DOMAIN, UUID(int=7), "--reason", ""), "--reason"),
+        (("tsq", "park-lost", DOMAIN, "--older-than", "nan"), "--older-than"),
+        (("redrive", "start", DOMAIN, "--rate", 1, "--id", "x"), "--id"),
+        (("redrive", "start", DOMAIN, "--rate", 1, "--stop-after", 0), "--stop-after"),
+        (("send", DOMAIN, "Debit", "{}", "--max-attempts", 0), "--max-attempts"),
+        (("send", DOMAIN, "--file", "-", "--max-attempts", 0), "--max-attempts"),
+        (("send", DOMAIN, "Debit", "{}", "--reply-to", "x"), "--reply-to"),
+        (("call", DOMAIN, "Debit", "--timeout", -1), "--timeout"),
+        (("console", "--registry", "nowhere"), "--registry"),
+        (("console", "--port", 0), "--port"),
+        (("audit", "--event", ""), "--event"),
+        (("audit", "--domain", "X"), "--domain"),
+        (("worker", "tests.command_types:none", "--domain", "X"), "--domain"),
+        (("worker", "app:registry", "--domain", DOMAIN, "--retry-delays", "x"), "--retry-delays"),
+        (("worker", "app:registry", "--domain", DOMAIN, "--retry-delays", "-1"), "--retry-delays"),
+        (("queue", "list", "--database-url", "postgresql://h:x/"), "--database-url"),
+        (("migrate", "--placeholder", "x"), "--placeholder"),
+        (("migrate", "info", "--placeholder", "x"), "--placeholder"),
+        (("maintain", "--keep-audit", 0), "--keep-audit"),
+        (("queue", "create", "X"), "domain"),
+        (("send", DOMAIN, "", "{}"), "command_type"),
     ],
 )
 def test_an_error_names_the_option_that_was_typed(cli: Cli, arguments: tuple[object, ...], option: str) -> None:
-    assert cli.refusal(*arguments, code=2).startswith(f"commandbus: {option}: must be ")
+    said = cli.refusal(*arguments, code=2)
+    assert re.match(rf"commandbus: {option}: (must |is not valid |contains )", said), said
+
+
+def test_an_error_names_the_variable_that_was_set(cli: Cli) -> None:
+    cli.url = "postgresql://h:x/"
+    assert cli.refusal("queue", "list", code=2).startswith("commandbus: COMMANDBUS_DATABASE_URL: must ")
+    cli.url = ""
+    assert cli.refusal("queue", "list", code=2).startswith("commandbus: COMMANDBUS_DATABASE_URL: is empty")
+    cli.url = None
+    assert cli.refusal("queue", "list", code=2).startswith("commandbus: --database-url: is not given")
+    assert json.loads(cli.refusal("find", "--limit", 0, "--json", code=2))["error"]["field"] == "--database-url"
 
 
 def test_an_overview_shows_what_waits_and_who_works(cli: Cli, database_url: str) -> None:
@@ -107,6 +179,9 @@ def test_a_command_is_edited(cli: Cli, database_url: str) -> None:
     assert "JSON" in cli.refusal("tsq", "edit", DOMAIN, command_id, "{", code=2)
     assert "object" in cli.refusal("tsq", "edit", DOMAIN, command_id, "[1]", code=2)
     assert "data: is empty" in cli.refusal("tsq", "edit", DOMAIN, command_id, "-", code=2)
+    assert 'has the key "n" more than once' in cli.refusal(
+        "tsq", "edit", DOMAIN, command_id, '{"n": 1, "n": 2}', code=2
+    )
     assert cli.json("tsq", "edit", DOMAIN, command_id, "-", "--reason", "typo", stdin='{"n": 1}')["msg_id"] > 0
     assert "does not wait" in cli.refusal("tsq", "edit", DOMAIN, command_id, '{"n": 1}', code=1)
 
@@ -150,7 +225,7 @@ def test_a_redrive_is_started_shown_and_stopped(cli: Cli, database_url: str) -> 
     assert "nothing" in cli.refusal("redrive", "start", DOMAIN, "--rate", 5, code=1)
     park(database_url, 3)
     said = cli.refusal("redrive", "start", DOMAIN, "--rate", 0, code=2)
-    assert said == "commandbus: rate: must be a number of commands per second from 0.001 to 10,000\n"
+    assert said == "commandbus: --rate: must be a number of commands per second from 0.001 to 10,000\n"
     redrive_id = cli.json("redrive", "start", DOMAIN, "--rate", 5, "--operator", "ann", "--reason", "fixed")[
         "redrive_id"
     ]
@@ -166,6 +241,23 @@ def test_a_redrive_is_started_shown_and_stopped(cli: Cli, database_url: str) -> 
     assert "STOPPED" in cli.refusal("redrive", "pause", redrive_id, code=1)
     assert "not found" in cli.refusal("redrive", "show", uuid4(), code=1)
     assert redrive_id in cli.text("redrive", "list", DOMAIN)
+
+
+def test_a_redrive_of_an_id_is_started_once_however_often_it_is_asked_for(cli: Cli, database_url: str) -> None:
+    redrive_id = uuid4()
+    start = ("redrive", "start", DOMAIN, "--rate", 5, "--redrive-id", redrive_id)
+    assert "nothing" in cli.refusal(*start, code=1)
+    park(database_url, 2)
+    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": True}
+    park(database_url, 1)
+    again = cli(*start)
+    assert (again.returncode, again.stdout) == (0, f"{redrive_id}\n")
+    assert again.stderr == f"redrive {redrive_id} was started before\n"
+    cli.text("redrive", "stop", redrive_id)
+    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": False}
+    assert [(one["redrive_id"], one["total_count"]) for one in cli.json("redrive", "list")] == [(str(redrive_id), 2)]
+    cli.text("queue", "create", "other")
+    assert "exists" in cli.refusal(*start[:2], "other", *start[3:], code=1)
 
 
 def test_a_redrive_of_chosen_commands_is_started(cli: Cli, database_url: str) -> None:

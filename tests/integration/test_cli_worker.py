@@ -199,7 +199,7 @@ def test_what_is_no_registry_is_refused(
     ("target", "options", "said"),
     [
         ("nowhere:registry", ("--processes", 2), 'there is no module "nowhere"'),
-        ("shop:registry", ("--retry-delays", "soon"), "retry_delays: "),
+        ("shop:registry", ("--retry-delays", "soon"), "--retry-delays: "),
         ("shop:registry", ("--concurrency", 0), "concurrency: "),
     ],
 )

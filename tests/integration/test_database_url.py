@@ -66,7 +66,7 @@ def test_every_command_ends_with_2_for_a_malformed_url_and_with_1_for_a_server_o
     lost: Cli, command: tuple[str, ...]
 ) -> None:
     said = lost.refusal(*command, "--database-url", f"{UNREACHABLE}?connect_timeout=abc", code=2)
-    assert said == "commandbus: database_url: must have a whole number as connect_timeout\n"
+    assert said == "commandbus: --database-url: must have a whole number as connect_timeout\n"
     done = lost(*command, "--database-url", UNREACHABLE)
     assert done.returncode == 1
     told = done.stdout if command[0] == "doctor" else done.stderr
@@ -79,7 +79,7 @@ def test_every_command_ends_with_2_for_a_malformed_url_and_with_1_for_a_server_o
 @pytest.mark.parametrize("url", MALFORMED, ids=ascii)
 def test_a_malformed_url_is_one_sentence_without_the_password(lost: Cli, command: tuple[str, ...], url: str) -> None:
     said = lost.refusal(*command, "--database-url", url, code=2)
-    assert said.startswith("commandbus: database_url: ")
+    assert said.startswith("commandbus: --database-url: ")
     assert said.count("\n") == 1
     assert SECRET not in said
 
@@ -87,11 +87,11 @@ def test_a_malformed_url_is_one_sentence_without_the_password(lost: Cli, command
 @pytest.mark.parametrize("empty", ["", " "])
 def test_an_empty_url_is_no_way_to_ask_for_the_embedded_server(lost: Cli, empty: str) -> None:
     expected = (
-        'commandbus: database_url: is empty: give a URL ("postgresql://" takes all of it from libpq\'s PG* variables),'
+        'is empty: give a URL ("postgresql://" takes all of it from libpq\'s PG* variables),'
         " or leave --database-url and COMMANDBUS_DATABASE_URL out for the embedded server\n"
     )
-    assert lost.refusal("queue", "list", "--database-url", empty, code=2) == expected
-    assert lost.refusal("migrate", "--database-url", empty, code=2) == expected
+    assert lost.refusal("queue", "list", "--database-url", empty, code=2) == f"commandbus: --database-url: {expected}"
+    assert lost.refusal("migrate", "--database-url", empty, code=2) == f"commandbus: --database-url: {expected}"
     done = subprocess.run(
         [*COMMAND, "queue", "list"],
         cwd=lost.directory,
@@ -100,7 +100,11 @@ def test_an_empty_url_is_no_way_to_ask_for_the_embedded_server(lost: Cli, empty:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        f"commandbus: COMMANDBUS_DATABASE_URL: {expected}",
+    )
 
 
 @pytest.mark.direct("what a pooler says of a database or role that is not there is its own")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -92,6 +93,16 @@ def test_the_console_of_the_demo_is_full_of_life_and_leaves_nothing(cli: Cli) ->
     assert "COMMANDBUS_DATABASE_URL='postgresql://" in said
     assert "Traceback" not in said
     assert leftovers(cli) == []
+
+
+def test_a_port_in_use_is_refused_before_anything_is_started(cli: Cli) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = cli.refusal("demo", "--console", "--port", port, code=2)
+    assert said.endswith(f"port: cannot listen on http://127.0.0.1:{port}/: Address already in use\n")
+    assert len(said.splitlines()) == 1
 
 
 def test_options_that_do_not_go_with_the_console_are_refused(cli: Cli) -> None:

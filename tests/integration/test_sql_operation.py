@@ -266,6 +266,16 @@ def test_a_redrive_of_an_id_is_started_once_though_two_ask_at_the_same_moment(bu
     assert bus.value("select count(*) from commandbus.redrive_item") == 3
 
 
+def test_a_redrive_starts_though_others_hold_commands_and_redrives(bus: Bus) -> None:
+    bus.park(3)
+    start(bus)
+    with open_bus(bus.url) as other, other.connection.transaction():
+        other.run("select from commandbus.command for update")
+        other.run("select from commandbus.redrive for update")
+        bus.run("set lock_timeout = '1s'")
+        assert redrive(bus, start(bus))[:2] == ("RUNNING", 3)
+
+
 def test_a_redrive_queues_its_selection_again_at_its_rate_longest_waiting_first(bus: Bus) -> None:
     command_ids = bus.park(12)
     by_age = [row["list_troubleshooting_ids"] for row in bus.call("list_troubleshooting_ids", domain=DOMAIN)]

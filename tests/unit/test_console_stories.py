@@ -13,9 +13,10 @@ from commandbus.console.decisions import Chosen, decide
 from commandbus.console.difference import difference
 from commandbus.console.forms import Form
 from commandbus.console.looks import told
-from commandbus.console.paging import Trail, write_key
+from commandbus.console.paging import Trail
 from commandbus.errors import DatabaseUnavailableError
 from commandbus.models import AuditEvent, AuditEventType, PageKey, Verdict
+from commandbus.payload import write_key
 
 START = datetime(2030, 1, 31, 12, tzinfo=UTC)
 FAILED = ("FAILED", {"error_type": "PERMANENT", "error_code": "E", "error_msg": "no"})

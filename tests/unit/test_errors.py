@@ -124,3 +124,10 @@ def test_handler_error_keeps_its_facts_and_hides_details() -> None:
 )
 def test_a_bad_code_does_not_change_what_a_handler_decided(code: Any, kept: str) -> None:
     assert errors.TransientCommandError(code, "text").code == kept
+
+
+def test_a_bad_argument_has_its_name_and_its_problem_apart() -> None:
+    error = errors.InvalidArgumentError("limit", "must be small")
+    told = errors.InvalidArgumentError.from_message("limit: must be small")
+    assert (str(error), error.field, error.problem) == ("limit: must be small", "limit", "must be small")
+    assert (str(told), told.field, told.problem) == ("limit: must be small", "", "limit: must be small")

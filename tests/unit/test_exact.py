@@ -148,6 +148,32 @@ def test_a_difference_tells_digits_that_floats_would_not() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"amount": 1, "amount": 1}',
+        '{"a": [1, {"b": {}, "amount": 1, "amount": {}}]}',
+        '{"amount": 1, "\\u0061mount": 2}',
+        b'{"amount": 1, "b": 2, "amount": 3}',
+    ],
+)
+def test_a_key_that_an_object_has_twice_is_refused_by_its_name(text: str | bytes) -> None:
+    with pytest.raises(InvalidArgumentError, match=r'^data: has the key "amount" more than once in an object$'):
+        parse_json(text, "data")
+
+
+def test_a_key_may_be_in_several_objects() -> None:
+    text = '{"a": {"a": 1}, "b": [{"a": 2}, {"a": 3}]}'
+    assert parse_json(text, "data") == json.loads(text)
+
+
+def test_a_repeated_key_is_named_as_it_can_be_shown() -> None:
+    key = "\\ud800\\u202e\\u0000" + "x" * 200
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse_json(f'{{"{key}": 1, "{key}": 2}}', "data")
+    assert str(caught.value) == f'data: has the key "\ufffd\ufffd\ufffd{"x" * 96}…" more than once in an object'
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,

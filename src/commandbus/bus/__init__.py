@@ -1,7 +1,6 @@
 """The bus: send commands, alone, in sets or as batches; wait for replies; look things up."""
 
 from commandbus.bus.bus import MAX_SET, CommandBus
-from commandbus.bus.questions import MAX_OFFSET, MAX_PAGE
 from commandbus.bus.waiting import OnComplete
 
-__all__ = ["MAX_OFFSET", "MAX_PAGE", "MAX_SET", "CommandBus", "OnComplete"]
+__all__ = ["MAX_SET", "CommandBus", "OnComplete"]

@@ -30,6 +30,7 @@ from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import examples
 from commandbus.cli.output import error_json, note, open_closed_streams, wants_json
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
+from commandbus.cli.spelling import name_as_typed
 from commandbus.cli.variables import misspelt_settings
 from commandbus.errors import CommandBusError, InvalidArgumentError
 from commandbus.payload import in_our_words
@@ -69,6 +70,7 @@ app.command(epilog=maintaining.EXAMPLES)(maintaining.maintain)
 app.command(epilog=work.EXAMPLES)(work.worker)
 app.command(epilog=consoling.EXAMPLES)(consoling.console)
 app.command(epilog=demonstration.EXAMPLES)(demonstration.demo)
+name_as_typed(app)
 
 
 def _print_version(wanted: bool) -> None:

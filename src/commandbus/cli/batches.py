@@ -16,7 +16,7 @@ from commandbus.cli.options import (
     known_domain,
     open_pool,
 )
-from commandbus.cli.output import print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import note_more, print_facts, print_json, print_rows, row_of
 from commandbus.errors import BatchNotFoundError
 from commandbus.models import BatchMetadata, BatchStatus, CommandStatus
 from commandbus.sync.bus import CommandBus
@@ -52,6 +52,7 @@ def list_(
     with open_pool(database_url) as pool:
         chosen = None if domain is None else known_domain(pool, domain)
         batches = CommandBus(pool).list_batches(chosen, status=status, limit=limit, offset=offset)
+    note_more(batches, limit, "--limit and --offset")
     rows = [row_of(batch, without=("custom_data",)) for batch in batches]
     if as_json:
         print_json(rows)
@@ -82,6 +83,7 @@ def commands(
     """List a batch's commands, oldest first."""
     with open_pool(database_url) as pool:
         found = CommandBus(pool).list_batch_commands(domain, batch_id, status=status, limit=limit, offset=offset)
+    note_more(found, limit, "--limit and --offset")
     if as_json:
         print_json(found)
     else:

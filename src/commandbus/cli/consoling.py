@@ -9,7 +9,7 @@ import typer
 
 from commandbus.cli.load import load_registry
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
-from commandbus.cli.options import DatabaseUrl, examples, named, resolve_url
+from commandbus.cli.options import DatabaseUrl, examples, resolve_url
 from commandbus.cli.output import note
 from commandbus.cli.problem import Problem
 from commandbus.settings import CommandBusSettings
@@ -25,9 +25,9 @@ def console(
         str | None, typer.Option(help="Address to listen on, by default 127.0.0.1.", metavar="ADDRESS")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port, by default 8080.", metavar="N")] = None,
-    registry: Annotated[
+    target: Annotated[
         str | None,
-        typer.Option(help="Handlers whose models check what operators write.", metavar="MODULE:NAME"),
+        typer.Option("--registry", help="Handlers whose models check what operators write.", metavar="MODULE:NAME"),
     ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="Least important log lines.")] = LogLevel.WARNING,
     log_format: Annotated[LogFormat, typer.Option(help="Log lines for people or machines.")] = LogFormat.TEXT,
@@ -44,8 +44,7 @@ def console(
     configure_logging(log_level, log_format)
     asked = {"host": host, "port": port}
     settings = ConsoleSettings.load(**{name: value for name, value in asked.items() if value is not None})
-    with named(target="registry"):
-        handlers = None if registry is None else load_registry(registry)
+    handlers = None if target is None else load_registry(target)
     signal.signal(signal.SIGTERM, _stop)
     with CommandBusPool(_pool_settings(resolve_url(database_url))) as pool:
         door = "; without login, for this machine only" if settings.is_open else ""

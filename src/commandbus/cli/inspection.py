@@ -15,14 +15,14 @@ from commandbus.cli.options import (
     Limit,
     examples,
     known_domain,
-    named,
     open_pool,
     read_span,
 )
-from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import note, note_more, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import AuditEvent
+from commandbus.payload import MAX_PAGE
 from commandbus.sync.bus import CommandBus
 
 _ID = "6f1c0a52-7f0e-4b1e-9d55-0d8f5f3f6a11"
@@ -32,7 +32,6 @@ AUDIT_EXAMPLES = examples(
     f"audit {_ID}", "audit --domain payments --event OPERATOR_CANCEL --after 7d", f"audit --correlation-id {_ID}"
 )
 _COLUMNS = ("timestamp", "domain", "event_type", "details")
-_MOST_RELATED = 1_000
 
 
 def status(domain: Domain, command_id: CommandId, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
@@ -67,7 +66,9 @@ def audit(
         UUID | None, typer.Argument(help="Of this command or batch; of all when left out.", metavar="COMMAND_ID")
     ] = None,
     domain: Annotated[str | None, typer.Option(help="Only of this domain.", metavar="DOMAIN")] = None,
-    event: Annotated[str | None, typer.Option(help="Only of this kind, such as MOVED_TO_TSQ.", metavar="EVENT")] = None,
+    event_type: Annotated[
+        str | None, typer.Option("--event", help="Only of this kind, such as MOVED_TO_TSQ.", metavar="EVENT")
+    ] = None,
     after: After = None,
     before: Before = None,
     correlation_id: Annotated[UUID | None, typer.Option(help="Of all commands of a conversation.")] = None,
@@ -78,10 +79,10 @@ def audit(
     """Tell what happened: to a command, a batch or a conversation, oldest first; or to all, newest first."""
     if command_id is not None and correlation_id is not None:
         raise Problem("say either the command or the conversation", BAD_INPUT)
-    if (command_id or correlation_id) and (event or after or before):
+    if (command_id or correlation_id) and (event_type or after or before):
         raise Problem("--event, --after and --before are for all: a command or a conversation has one story", BAD_INPUT)
     begin, end = read_span(after, before)
-    with open_pool(database_url) as pool, named(event_type="event"):
+    with open_pool(database_url) as pool:
         bus = CommandBus(pool)
         if correlation_id is not None:
             found = _of_conversation(bus, domain, correlation_id)
@@ -89,9 +90,8 @@ def audit(
             found = bus.get_audit_trail(command_id, domain, exact=True)
         else:
             chosen = None if domain is None else known_domain(pool, domain)
-            found = bus.query_audit(chosen, event, after=begin, before=end, limit=limit, exact=True)
-            if len(found) == limit:
-                note(f"the newest {limit:,}: there may be more, see --limit and --before")
+            found = bus.query_audit(chosen, event_type, after=begin, before=end, limit=limit, exact=True)
+            note_more(found, limit, "--limit and --before")
     one = command_id or correlation_id
     if one is not None and not found:
         raise CommandNotFoundError(domain, one, f"nothing is known of {one}")
@@ -103,9 +103,9 @@ def audit(
 
 def _of_conversation(bus: CommandBus, domain: str | None, correlation_id: UUID) -> list[AuditEvent]:
     """Return what happened to the newest commands of a conversation, oldest first."""
-    page = bus.find_commands(domain=domain, correlation_id=correlation_id, limit=_MOST_RELATED)
+    page = bus.find_commands(domain=domain, correlation_id=correlation_id, limit=MAX_PAGE)
     if page.next_key is not None:
-        note(f"of the newest {_MOST_RELATED:,} commands of the conversation: there may be more")
+        note(f"of the newest {MAX_PAGE:,} commands of the conversation: there may be more")
     events = [
         event
         for command in page.commands

@@ -13,8 +13,7 @@ from uuid import UUID, uuid4
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import InvalidArgumentError
 from commandbus.models import SendRequest
-from commandbus.payload import check_command_type, check_count, check_reply_queue, check_uuid, encode
-from commandbus.payload import parse_json as parse_json
+from commandbus.payload import check_command_type, check_count, check_reply_queue, check_uuid, encode, parse_json
 from commandbus.retry import MAX_ATTEMPTS
 
 _KEYS = frozenset({"command_type", "data", "command_id", "correlation_id", "reply_to", "max_attempts"})
@@ -100,7 +99,7 @@ def _read(file: BinaryIO, defaults: Defaults) -> Iterator[tuple[int, SendRequest
         if not text.strip():
             continue
         try:
-            request = _request(parse_json(text, "line"), defaults)
+            request = _request(parse_json(text, ""), defaults)
         except InvalidArgumentError as error:
             yield number, BadLine(number, str(error))
             continue
@@ -112,11 +111,11 @@ def _read(file: BinaryIO, defaults: Defaults) -> Iterator[tuple[int, SendRequest
 def _request(line: object, defaults: Defaults) -> SendRequest:
     """Return the request of a line, all of whose members were checked."""
     if not isinstance(line, dict):
-        raise InvalidArgumentError("line", "must be a JSON object")
+        raise InvalidArgumentError("", "must be a JSON object")
     if "command_type" not in line or "data" not in line:
-        raise InvalidArgumentError("line", "must have command_type and data")
+        raise InvalidArgumentError("", "must have command_type and data")
     if not line.keys() <= _KEYS:
-        raise InvalidArgumentError("line", f"may have no members but {', '.join(sorted(_KEYS))}")
+        raise InvalidArgumentError("", f"may have no members but {', '.join(sorted(_KEYS))}")
     if not isinstance(line["data"], dict):
         raise InvalidArgumentError("data", "must be a JSON object")
     encode(line["data"], "data", defaults.max_bytes)

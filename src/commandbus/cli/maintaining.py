@@ -19,7 +19,7 @@ EXAMPLES = examples(
 
 def _keep(what: str) -> object:
     def check(option: typer.CallbackParam, days: int | None) -> int | None:
-        return None if days is None else check_count(days, option.opts[0], 1, MAX_DAYS)
+        return None if days is None else check_count(days, str(option.name), 1, MAX_DAYS)
 
     return typer.Option(help=f"Days to keep {what}, 1 to {MAX_DAYS:,}.", metavar="DAYS", callback=check)
 

@@ -15,12 +15,12 @@ from commandbus.cli.options import (
     Limit,
     examples,
     known_domain,
-    named,
     open_pool,
     read_span,
 )
-from commandbus.cli.output import note, print_json, print_rows, row_of
-from commandbus.models import CommandMetadata, CommandStatus, PageKey
+from commandbus.cli.output import note, note_more, print_json, print_rows, row_of
+from commandbus.models import CommandMetadata, CommandStatus
+from commandbus.payload import read_key, write_key
 from commandbus.sync.bus import CommandBus
 from commandbus.sync.operations import Operations
 
@@ -102,8 +102,7 @@ def leases(domain: Domain, limit: Limit = 100, database_url: DatabaseUrl = None,
     """List the commands that workers have now; the lease that ends first comes first."""
     with open_pool(database_url) as pool:
         found = Operations(pool).list_leases(domain, limit)
-    if len(found) == limit:
-        note(f"the first {limit:,}: there may be more, see --limit")
+    note_more(found, limit)
     if as_json:
         print_json(found)
     else:
@@ -126,23 +125,29 @@ def find(
         str | None,
         typer.Option("--id", help="The beginning of an id, at least 8 digits; with no other filter.", metavar="DIGITS"),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Go on behind the last one before: its created_at, _ and its command_id.", metavar="KEY"),
+    ] = None,
     limit: Limit = 50,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find commands, newest first."""
+    """Find commands, newest first; fewer than --limit are all."""
     if beginning is not None:
-        if any((domain, status, command_type, text, correlation_id, batch_id, group, after, before)):
+        if any((domain, status, command_type, text, correlation_id, batch_id, group, after, before, start)):
             raise typer.BadParameter("--id goes with no other filter: it looks in all domains")
-        with open_pool(database_url) as pool, named(beginning="id"):
-            _show_found(CommandBus(pool).find_by_id(beginning, limit), as_json=as_json)
+        with open_pool(database_url) as pool:
+            found = CommandBus(pool).find_by_id(beginning, limit)
+        note_more(found, limit)
+        _show_found(found, as_json=as_json)
         return
     created_after, created_before = read_span(after, before)
-    with open_pool(database_url) as pool, named(command_type="type"):
+    with open_pool(database_url) as pool:
         bus = CommandBus(pool)
         chosen = None if domain is None else known_domain(pool, domain)
-        found: list[CommandMetadata] = []
-        start: PageKey | None = None
+        found = []
+        key = None if start is None else read_key(start, "start")
         while True:
             page = bus.find_commands(
                 domain=chosen,
@@ -154,15 +159,15 @@ def find(
                 failure_key=group,
                 created_after=created_after,
                 created_before=created_before,
-                start=start,
+                start=key,
                 limit=limit - len(found),
             )
             found += page.commands
-            start = page.next_key
+            key = page.next_key
             if not page.is_cut_short or len(found) >= limit:
                 break
-    if start is not None:
-        note(f"the first {limit:,}: there may be more, see --limit and --before")
+    if key is not None:
+        note(f"the first {limit:,}: there may be more, go on with --start {write_key(key)}")
     _show_found(found, as_json=as_json)
 
 

@@ -14,7 +14,7 @@ import typer
 from commandbus.cli.output import note
 from commandbus.embedded import EmbeddedServer, default_data_directory
 from commandbus.errors import InvalidArgumentError, QueueNotFoundError
-from commandbus.payload import check_domain, check_operator, check_reason, parse_json, parse_time
+from commandbus.payload import MAX_PAGE, check_domain, check_operator, check_reason, parse_json, parse_time
 from commandbus.sync.pool import CommandBusPool
 from commandbus.sync.repositories import PostgresMaintenance
 
@@ -48,7 +48,7 @@ Registry = Annotated[
     str | None,
     typer.Option("--handlers", help="The handlers, whose model the data must fit.", metavar="MODULE:REGISTRY"),
 ]
-Limit = Annotated[int, typer.Option("--limit", help="Most rows, 1 to 1,000.", metavar="N")]
+Limit = Annotated[int, typer.Option("--limit", help=f"Most rows, 1 to {MAX_PAGE:,}.", metavar="N")]
 _TIMES = "2030-01-31T12:00 (UTC, or with a zone), or how long ago: 2h."
 After = Annotated[str | None, typer.Option("--after", help=f"Only from this time on: {_TIMES}", metavar="TIME")]
 Before = Annotated[str | None, typer.Option("--before", help=f"Only before it: {_TIMES}", metavar="TIME")]
@@ -74,13 +74,14 @@ def resolve_url(given: str | None) -> str:
         InvalidArgumentError: there is neither, or what was given is empty, as where a script's variable is not set:
             whoever means the embedded server gives nothing.
     """
+    field = "database_url"
     if given is None:
-        given = os.environ.get(URL_VARIABLE)  # typer takes an empty one for none
+        given, field = os.environ.get(URL_VARIABLE), URL_VARIABLE  # typer takes an empty one for none
     if given is not None:
         if given.strip():
             return given
         raise InvalidArgumentError(
-            "database_url",
+            field,
             'is empty: give a URL ("postgresql://" takes all of it from libpq\'s PG* variables), or leave'
             f" --database-url and {URL_VARIABLE} out for the embedded server",
         )
@@ -88,9 +89,8 @@ def resolve_url(given: str | None) -> str:
     url = server.status().url
     if url is None:
         raise InvalidArgumentError(
-            "database_url",
-            f"is not given: use --database-url or {URL_VARIABLE}, or start the embedded server with"
-            ' "commandbus db start"',
+            "--database-url",
+            f'is not given: use it or {URL_VARIABLE}, or start the embedded server with "commandbus db start"',
         )
     note(f"using the embedded server in {server.data_directory}")
     return url
@@ -133,21 +133,6 @@ def known_domain(pool: CommandBusPool, domain: str) -> str:
     if check_domain(domain) not in PostgresMaintenance(pool).list_domains():
         raise QueueNotFoundError(f'there is no domain "{domain}": "commandbus queue list" names all')
     return domain
-
-
-@contextmanager
-def named(**options: str) -> Iterator[None]:
-    """Let errors name an option as the user typed it, where the library's argument has another name.
-
-    Args:
-        options: the library's names, and the options'.
-    """
-    try:
-        yield
-    except InvalidArgumentError as error:
-        if error.field not in options:
-            raise
-        raise InvalidArgumentError(options[error.field], str(error).removeprefix(f"{error.field}: ")) from None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from datetime import datetime
 from typing import Any
 
@@ -50,6 +50,12 @@ def note(text: str) -> None:
     if wants_json():
         return
     notes().print(Text(printable(text)), soft_wrap=True)
+
+
+def note_more(rows: Sized, limit: int, options: str = "--limit") -> None:
+    """Tell people that a list may go on, when it has as many rows as it may, and which *options* show the rest."""
+    if len(rows) == limit:
+        note(f"the first {limit:,}: there may be more, see {options}")
 
 
 def printable(text: str) -> str:

@@ -20,11 +20,11 @@ from commandbus.cli.options import (
     login,
     open_pool,
 )
-from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import note, note_more, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import InvalidArgumentError, InvalidOperationError
 from commandbus.models import RedriveStatus
-from commandbus.payload import check_uuid
+from commandbus.payload import MAX_REDRIVE, check_uuid
 from commandbus.sync.redrives import Redrives
 
 app = typer.Typer(help="Waiting commands, queued again at a chosen rate.", no_args_is_help=True, rich_markup_mode=None)
@@ -58,7 +58,7 @@ def start(
     group: Annotated[
         UUID | None, typer.Option(help='Only this group of failures, see "tsq groups".', metavar="KEY")
     ] = None,
-    ids: Annotated[
+    command_ids: Annotated[
         list[str] | None,
         typer.Option("--id", help="Only this command; may be repeated. - reads ids from stdin.", metavar="COMMAND_ID"),
     ] = None,
@@ -66,38 +66,61 @@ def start(
         int | None,
         typer.Option(help="Stop when so many wait for an operator again, as seen once a second.", metavar="N"),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Most commands, 1 to 100,000.", metavar="N")] = 100_000,
+    limit: Annotated[int, typer.Option(help=f"Most commands, 1 to {MAX_REDRIVE:,}.", metavar="N")] = MAX_REDRIVE,
+    chosen_id: Annotated[
+        UUID | None,
+        typer.Option("--redrive-id", help="One of yours, by which it is started once, however often.", metavar="UUID"),
+    ] = None,
     reason: Reason = None,
     operator: Operator = None,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Select what waits in a domain now; its workers queue it again, longest waiting first."""
-    if ids and group is not None:
+    if command_ids and group is not None:
         raise Problem("--id and --group exclude each other", BAD_INPUT)
-    command_ids = list(_read_ids(ids)) if ids else None
+    chosen = list(_read_ids(command_ids)) if command_ids else None
     with open_pool(database_url) as pool:
         redrives = Redrives(pool)
-        redrive_id = redrives.start(
-            domain,
-            rate=rate,
-            command_ids=command_ids,
-            failure_key=group,
-            stop_after=stop_after,
-            operator=operator or login(),
-            reason=reason,
-            limit=limit,
-        )
-        others = {one.redrive_id: one for one in redrives.list(domain) if one.finished_at is None}
+        try:
+            redrive_id = redrives.start(
+                domain,
+                rate=rate,
+                command_ids=chosen,
+                failure_key=group,
+                stop_after=stop_after,
+                operator=operator or login(),
+                reason=reason,
+                limit=limit,
+                redrive_id=chosen_id,
+            )
+        except InvalidOperationError:
+            if chosen_id is None or not _is_there(redrives, domain, chosen_id):
+                raise
+            redrive_id, is_new = chosen_id, False
+            note(f"redrive {redrive_id} was started before")
+        else:
+            is_new = True
+            _tell(redrives, domain, redrive_id, chosen)
+    if as_json:
+        print_json({"redrive_id": redrive_id, "started": is_new})
+    else:
+        typer.echo(redrive_id)
+
+
+def _is_there(redrives: Redrives, domain: str, redrive_id: UUID) -> bool:
+    progress = redrives.get(redrive_id)
+    return progress is not None and progress.redrive.domain == domain
+
+
+def _tell(redrives: Redrives, domain: str, redrive_id: UUID, command_ids: Sequence[UUID] | None) -> None:
+    """Say what is surprising about a redrive that has just begun."""
+    others = {one.redrive_id: one for one in redrives.list(domain) if one.finished_at is None}
     mine = others.pop(redrive_id, None)
     if mine is not None and command_ids is not None and mine.total_count < len(command_ids):
         note(f"{len(command_ids) - mine.total_count:,} of the ids do not wait in {domain}, or are too many")
     for other in others.values():
         note(f"redrive {other.redrive_id} of {domain} is {other.status} too: their rates add up")
-    if as_json:
-        print_json({"redrive_id": redrive_id})
-    else:
-        typer.echo(redrive_id)
 
 
 def _read_ids(given: Sequence[str]) -> Iterator[UUID]:
@@ -112,8 +135,8 @@ def _read_ids(given: Sequence[str]) -> Iterator[UUID]:
         for word in (sys.stdin.buffer.read().decode(errors="replace").split() if one == "-" else [one])
     ]
     if not words:
-        raise InvalidArgumentError("id", "stdin is empty: give one id per line")
-    yield from dict.fromkeys(check_uuid(word, "id") for word in words)
+        raise InvalidArgumentError("command_ids", "stdin is empty: give one id per line")
+    yield from dict.fromkeys(check_uuid(word, "command_ids") for word in words)
 
 
 @app.command("list", epilog=examples("redrive list", "redrive list payments --json"))
@@ -123,6 +146,7 @@ def list_(
     """List redrives, newest first."""
     with open_pool(database_url) as pool:
         found = Redrives(pool).list(None if domain is None else known_domain(pool, domain), limit)
+    note_more(found, limit)
     if as_json:
         print_json(found)
     else:

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import typer
 from rich.progress import Progress
 
-from commandbus.cli.lines import BadLine, Checked, Defaults, check_lines, good_requests, open_twice
+from commandbus.cli.lines import Checked, Defaults, check_lines, good_requests, open_twice
 from commandbus.cli.options import AsJson, DatabaseUrl, Domain, examples, open_pool, read_data
 from commandbus.cli.output import counted, note, notes, print_json
 from commandbus.cli.problem import BAD_INPUT, Problem, describe
@@ -165,17 +165,13 @@ def _report_bad(checked: Checked, skip_bad: bool, as_json: bool) -> None:
     """Name the bad lines; end here unless they are to be skipped."""
     if not as_json:
         for bad in checked.bad:
-            note(_describe(bad))
+            note(f"line {bad.line}: {bad.reason}")
     if checked.bad and not skip_bad:
         raise Problem(
             f"{len(checked.bad):,} of {len(checked.bad) + checked.good:,} lines are bad: nothing was sent",
             BAD_INPUT,
             bad_lines=checked.bad,
         )
-
-
-def _describe(bad: BadLine) -> str:
-    return f"line {bad.line}: {bad.reason.removeprefix('line: ')}"
 
 
 def _send_lines(

@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from commandbus.handlers import HandlerRegistry
 from commandbus.pool import CommandBusPool
@@ -64,6 +66,27 @@ async def serve(options: ServeOptions, registry: HandlerRegistry, settings: Comm
         return 0
     logger.error("handlers did not end in time, leaving them behind", extra={"domain": options.domain})
     return LEFT_BEHIND
+
+
+def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Return what a coroutine does, run in an event loop of its own.
+
+    Ctrl-c while the loop is made waits until it is: half a loop cannot be closed, and complains.
+
+    Raises:
+        KeyboardInterrupt: it came before *work* could.
+    """
+
+    async def begin() -> int:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        await asyncio.sleep(0)  # where the runner's handler, which is there by now, lets it end
+        return await work()
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return asyncio.run(begin())
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def leave(code: int) -> None:

@@ -22,11 +22,10 @@ from commandbus.cli.options import (
     examples,
     known_domain,
     login,
-    named,
     open_pool,
     read_data,
 )
-from commandbus.cli.output import counted, note, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import counted, note, note_more, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import CommandStatus, Verdict
@@ -73,7 +72,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the commands that wait, longest waiting first."""
-    with open_pool(database_url) as pool, named(command_type="type"):
+    with open_pool(database_url) as pool:
         chosen = None if domain is None else known_domain(pool, domain)
         tsq = TroubleshootingQueue(pool)
         if chosen is None:
@@ -81,8 +80,7 @@ def list_(
         else:
             items = tsq.list_troubleshooting(chosen, command_type, limit, offset, with_payload=payload, exact=True)
     rows = [row_of(item, without=() if payload else ("payload",)) for item in items]
-    if len(rows) == limit:
-        note(f"the first {limit:,}: there may be more, see --limit and --offset")
+    note_more(rows, limit, "--limit and --offset")
     if as_json:
         print_json(rows)
     else:
@@ -97,7 +95,7 @@ def count(
     as_json: AsJson = False,
 ) -> None:
     """Count the commands that wait."""
-    with open_pool(database_url) as pool, named(command_type="type"):
+    with open_pool(database_url) as pool:
         chosen = None if domain is None else known_domain(pool, domain)
         waiting = TroubleshootingQueue(pool).count_troubleshooting(chosen, command_type)
     if as_json:
@@ -131,6 +129,7 @@ def groups(
     with open_pool(database_url) as pool:
         chosen = None if domain is None else known_domain(pool, domain)
         found = TroubleshootingQueue(pool).list_failure_groups(chosen, limit)
+    note_more(found, limit)
     if as_json:
         print_json(found)
     else:
@@ -145,15 +144,14 @@ def edit(
         str, typer.Argument(help="The JSON object to take the place of what was sent; - for stdin.", metavar="JSON")
     ],
     reason: Reason = None,
-    handlers: Registry = None,
+    target: Registry = None,
     operator: Operator = None,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Queue a command again with other data; the audit keeps both versions."""
     value = read_data(data)
-    with named(target="handlers"):
-        registry = None if handlers is None else load_registry(handlers, domain)
+    registry = None if target is None else load_registry(target, domain)
     with open_pool(database_url) as pool:
         msg_id = TroubleshootingQueue(pool).edit_and_retry(
             domain, command_id, value, operator or login(), reason=reason, registry=registry
@@ -212,7 +210,7 @@ def cancel(
 def complete(
     domain: Domain,
     command_ids: CommandIds = None,
-    result: Annotated[str | None, typer.Option(help="Result for the reply.", metavar="JSON")] = None,
+    result_data: Annotated[str | None, typer.Option("--result", help="Result for the reply.", metavar="JSON")] = None,
     reason: Reason = None,
     all_: All = False,
     command_type: CommandType = None,
@@ -223,7 +221,7 @@ def complete(
     as_json: AsJson = False,
 ) -> None:
     """Complete commands whose work was done by hand. Exit code 1 when one was refused."""
-    value: Any = None if result is None else parse_json(result, "result")
+    value: Any = None if result_data is None else parse_json(result_data, "result_data")
 
     def decide(tsq: TroubleshootingQueue, ids: Sequence[UUID], who: str | None) -> list[Verdict]:
         return tsq.complete_many(domain, ids, value, who, reason=reason)
@@ -264,8 +262,7 @@ class _Choice:
             return self._ids
         if not self._yes and not sys.stdin.isatty():
             raise Problem(f"{'--group' if self._group else '--all'} needs --yes where nobody can be asked", BAD_INPUT)
-        with named(command_type="type"):
-            found = tsq.list_command_ids(self.domain, self._command_type, failure_key=self._group)
+        found = tsq.list_command_ids(self.domain, self._command_type, failure_key=self._group)
         if self._group and not found:
             raise Problem(f"no commands of group {self._group} wait in {self.domain}")
         if found and not self._yes:

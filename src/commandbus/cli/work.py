@@ -1,6 +1,5 @@
 """`commandbus worker`: execute the commands of a domain, in this process or in several."""
 
-import asyncio
 import gc
 import logging
 import os
@@ -14,7 +13,7 @@ from commandbus.cli.load import load_registry
 from commandbus.cli.logs import LogFormat, LogLevel, configure_logging
 from commandbus.cli.options import URL_VARIABLE, DatabaseUrl, examples, resolve_url
 from commandbus.cli.processes import Supervisor
-from commandbus.cli.serve import LEFT_BEHIND, ServeOptions, leave, serve, stop_at_end_of_input
+from commandbus.cli.serve import LEFT_BEHIND, ServeOptions, leave, run, serve, stop_at_end_of_input
 from commandbus.cli.variables import misspelt_settings
 from commandbus.errors import InvalidArgumentError
 from commandbus.payload import check_count, check_domain, check_timeout
@@ -75,8 +74,11 @@ def worker(
     visibility_timeout: Annotated[
         int, typer.Option(help="Until a command whose worker died is delivered again.", metavar="SECONDS")
     ] = 30,
-    retry_delays: Annotated[
-        str, typer.Option(help="Seconds to wait after the first, second, ... failed attempt.", metavar="LIST")
+    backoff_schedule: Annotated[
+        str,
+        typer.Option(
+            "--retry-delays", help="Seconds to wait after the first, second, ... failed attempt.", metavar="LIST"
+        ),
     ] = _DELAYS,
     no_notify: Annotated[bool, typer.Option("--no-notify", help="Only poll.")] = False,
     grace: Annotated[
@@ -106,7 +108,7 @@ def worker(
         visibility_timeout=visibility_timeout,
         use_notify=not no_notify,
         grace=check_timeout(grace, "grace"),
-        policy=RetryPolicy(backoff_schedule=_delays(retry_delays)),
+        policy=RetryPolicy(backoff_schedule=_delays(backoff_schedule)),
     )
     settings = worker_settings(resolve_url(database_url), concurrency)
     if stop_with_input:
@@ -114,16 +116,17 @@ def worker(
     if processes == 1:
         _serve_here(target, options, settings)
     load_registry(target, options.domain)  # what cannot be imported fails here, not over and over in each process
-    asked = _Asked(target, options, retry_delays, log_level, log_format)
+    asked = _Asked(target, options, backoff_schedule, log_level, log_format)
     environment = os.environ | {URL_VARIABLE: settings.database_url.get_secret_value()}
-    raise typer.Exit(asyncio.run(Supervisor(asked.command(), environment, options.grace).run(processes, settings)))
+    supervisor = Supervisor(asked.command(), environment, options.grace)
+    raise typer.Exit(run(lambda: supervisor.run(processes, settings)))
 
 
 def _serve_here(target: str, options: ServeOptions, settings: CommandBusSettings) -> None:
     """Run the worker in this process, and end it."""
     registry = load_registry(target, options.domain)
     spare_collector()
-    code = asyncio.run(serve(options, registry, settings))
+    code = run(lambda: serve(options, registry, settings))
     if code == LEFT_BEHIND:
         leave(code)
     raise typer.Exit(code)
@@ -153,4 +156,4 @@ def _delays(text: str) -> list[float]:
     try:
         return [float(seconds) for seconds in text.split(",")]
     except ValueError:
-        raise InvalidArgumentError("retry_delays", "must be numbers of seconds, separated by commas") from None
+        raise InvalidArgumentError("backoff_schedule", "must be numbers of seconds, separated by commas") from None

@@ -6,7 +6,7 @@
 from commandbus.console.app import create_app, create_blueprint
 from commandbus.console.errors import handle_errors
 from commandbus.console.security import protect
-from commandbus.console.serve import serve, serve_app, url_of
+from commandbus.console.serve import check_address, serve, serve_app, url_of
 from commandbus.console.settings import ConsoleSettings
 from commandbus.console.state import NAVIGATION, NavEntry
 
@@ -14,6 +14,7 @@ __all__ = [
     "NAVIGATION",
     "ConsoleSettings",
     "NavEntry",
+    "check_address",
     "create_app",
     "create_blueprint",
     "handle_errors",

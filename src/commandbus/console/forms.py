@@ -27,6 +27,7 @@ from commandbus.payload import (
     check_count,
     check_domain,
     check_one_of,
+    check_reason,
     check_reply_queue,
     check_text,
     check_uuid,
@@ -92,10 +93,12 @@ class Form:
 
     def refuse_error(self, error: CommandBusError, fields: dict[str, str] | None = None) -> None:
         """Say beside its field what the library refuses; *fields* are the form's names for its arguments."""
-        field = error.field if isinstance(error, InvalidArgumentError) else ""
-        name = (fields or {}).get(field.partition("[")[0], field)
-        is_shown = name in self._values
-        self.refuse(name if is_shown else "", _without_name(str(error), field) if is_shown else _sentence(str(error)))
+        if isinstance(error, InvalidArgumentError):
+            name = (fields or {}).get(error.field.partition("[")[0], error.field)
+            if name in self._values:
+                self.refuse(name, error.problem)
+                return
+        self.refuse("", _sentence(str(error)))
 
     def check(self, name: str, parse: Callable[[str, str], T], *, required: bool = False) -> T | None:
         """Return what *parse(text, name)* makes of a field.
@@ -114,7 +117,7 @@ class Form:
             try:
                 return parse(text, name)
             except InvalidArgumentError as error:
-                self.refuse(name, _without_name(str(error), name))
+                self.refuse(name, error.problem)
         elif required:
             self.refuse(name, "is missing")
         return None
@@ -122,6 +125,10 @@ class Form:
     def text(self, name: str, max_length: int, *, required: bool = False) -> str | None:
         """Return a text of up to *max_length* characters."""
         return self.check(name, lambda text, field: check_text(text, field, max_length), required=required)
+
+    def reason(self, *, required: bool = False) -> str | None:
+        """Return why somebody decides."""
+        return self.check("reason", lambda text, _: check_reason(text), required=required)
 
     def domain(self, name: str = "domain", *, required: bool = False) -> str | None:
         """Return the name of a domain."""
@@ -276,10 +283,6 @@ def _json_object(text: str, field: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidArgumentError(field, "must be a JSON object, such as {}")
     return found
-
-
-def _without_name(message: str, field: str) -> str:
-    return message.removeprefix(f"{field}: ")
 
 
 def _sentence(message: str) -> str:

@@ -1,11 +1,9 @@
 """Pages of commands as addresses: where a page starts, and the starts of those before it."""
 
-from datetime import datetime
-
 from commandbus.console.forms import Form
 from commandbus.errors import InvalidArgumentError
 from commandbus.models import PageKey
-from commandbus.payload import check_uuid
+from commandbus.payload import read_key, write_key
 
 _FIRST = "first"
 _MOST_BACK = 20  # pages; further back there is the newest
@@ -36,27 +34,6 @@ class Trail:
             return None
         *back, before = self._back or [_FIRST]
         return {"start": None if before == _FIRST else before, "trail": "~".join(back) or None}
-
-
-def write_key(key: PageKey) -> str:
-    """Return the text of a key."""
-    return f"{key.created_at.isoformat()}_{key.command_id}"
-
-
-def read_key(text: str, field: str) -> PageKey:
-    """Return the key of a text.
-
-    Raises:
-        InvalidArgumentError: it is none.
-    """
-    at, _, command_id = text.partition("_")
-    try:
-        key = PageKey(datetime.fromisoformat(at), check_uuid(command_id, field))
-    except ValueError:
-        key = None
-    if key is None or key.created_at.tzinfo is None or not 2000 <= key.created_at.year < 3000:
-        raise InvalidArgumentError(field, "must be taken from a link of the page before")
-    return key
 
 
 def _read_trail(text: str, field: str) -> list[PageKey | None]:

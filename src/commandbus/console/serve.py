@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flask import Flask
-from waitress.server import create_server
+from waitress.server import BaseWSGIServer, MultiSocketServer, create_server
 from waitress.task import ThreadedTaskDispatcher
 
 from commandbus.console.app import create_app
@@ -14,6 +15,9 @@ from commandbus.console.settings import ConsoleSettings
 from commandbus.errors import InvalidArgumentError
 from commandbus.handlers import HandlerRegistry
 from commandbus.sync import CommandBusPool
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +60,33 @@ def serve_app(app: Flask, settings: ConsoleSettings, on_listening: Callable[[], 
     Raises:
         InvalidArgumentError: it cannot listen there.
     """
+    server = _listen(app, settings, _Dispatcher(settings.threads, app.extensions[EXTENSION]))
+    read_to_the_end(server)
+    if on_listening is not None:
+        on_listening()
+    logger.info("console started", extra={"url": url_of(settings), "open": settings.is_open})
     try:
-        server = create_server(
+        server.run()
+    finally:
+        server.close()
+
+
+def check_address(settings: ConsoleSettings) -> None:
+    """Make sure that the console could be served now, for those who start much else before.
+
+    Raises:
+        InvalidArgumentError: it cannot listen there.
+    """
+    _listen(lambda _environ, _start_response: (), settings, ThreadedTaskDispatcher()).close()
+
+
+def _listen(
+    app: "WSGIApplication", settings: ConsoleSettings, dispatcher: ThreadedTaskDispatcher
+) -> MultiSocketServer | BaseWSGIServer:
+    try:
+        return create_server(
             app,
-            _dispatcher=_Dispatcher(settings.threads, app.extensions[EXTENSION]),
+            _dispatcher=dispatcher,
             host=settings.host,
             port=settings.port,
             ident="commandbus",
@@ -71,15 +98,10 @@ def serve_app(app: Flask, settings: ConsoleSettings, on_listening: Callable[[], 
             clear_untrusted_proxy_headers=False,  # we believe none, but must see that there is a proxy
         )
     except OSError as error:
-        raise InvalidArgumentError("port", f"cannot listen on {url_of(settings)}: {error.strerror}") from None
-    read_to_the_end(server)
-    if on_listening is not None:
-        on_listening()
-    logger.info("console started", extra={"url": url_of(settings), "open": settings.is_open})
-    try:
-        server.run()
-    finally:
-        server.close()
+        why = error.strerror
+    except ValueError:  # of all that is given here, only a name can be unknown
+        why = "the host is not known"
+    raise InvalidArgumentError("port", f"cannot listen on {url_of(settings)}: {why}")
 
 
 def url_of(settings: ConsoleSettings) -> str:

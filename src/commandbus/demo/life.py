@@ -45,9 +45,10 @@ def run_console(port: int | None) -> None:
         InvalidArgumentError: the console cannot listen there.
         ModuleNotFoundError: the extra "console" is not installed.
     """
-    from commandbus.console import ConsoleSettings, serve, url_of
+    from commandbus.console import ConsoleSettings, check_address, serve, url_of
 
     settings = ConsoleSettings.load() if port is None else ConsoleSettings.load(port=port)
+    check_address(settings)
     with interruptible(), ExitStack() as stack:
         directory = stack.enter_context(scratch_directory(False))
         server = stack.enter_context(scratch_server(directory, False))

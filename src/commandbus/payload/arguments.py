@@ -12,6 +12,11 @@ from commandbus.errors import InvalidArgumentError
 from commandbus.payload.texts import HIDDEN, UNSTORABLE
 
 MAX_COMMAND_TYPE_LENGTH = 200
+MAX_PAGE = 1_000
+MAX_REDRIVE = 100_000  # commands
+_MAX_OFFSET = 2**31 - 1
+_MAX_OPERATOR_LENGTH = 200
+_MAX_REASON_LENGTH = 2_000
 
 _DOMAIN = re.compile(r"[a-z][a-z0-9_]{0,36}")
 _REPLY_QUEUE = re.compile(r"[a-z][a-z0-9_]{0,36}__replies")
@@ -121,6 +126,24 @@ def check_count(value: object, field: str, low: int, high: int) -> int:
     raise InvalidArgumentError(field, f"must be an integer from {low:,} to {high:,}")
 
 
+def check_limit(value: object) -> int:
+    """Return *value* when it is how much a list may return at once: 1 to 1,000.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    return check_count(value, "limit", 1, MAX_PAGE)
+
+
+def check_offset(value: object) -> int:
+    """Return *value* when it is how much a list may skip: 0 to 2,147,483,647.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    return check_count(value, "offset", 0, _MAX_OFFSET)
+
+
 def check_items(value: object, field: str, kind: type[T], most: int | None = None) -> Sequence[T]:
     """Return *value* when it is a list (or another sequence, but no text) of one or more, up to *most*, *kind*.
 
@@ -187,7 +210,7 @@ def check_operator(operator: object) -> str | None:
     Raises:
         InvalidArgumentError: anything else.
     """
-    return None if operator is None else check_text(operator, "operator", 200)
+    return None if operator is None else check_text(operator, "operator", _MAX_OPERATOR_LENGTH)
 
 
 def check_reason(reason: object) -> str | None:
@@ -196,4 +219,13 @@ def check_reason(reason: object) -> str | None:
     Raises:
         InvalidArgumentError: anything else.
     """
-    return None if reason is None else check_text(reason, "reason", 2_000)
+    return None if reason is None else check_some_reason(reason)
+
+
+def check_some_reason(reason: object) -> str:
+    """Return why somebody decides, where that must be said: 1 to 2,000 characters.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    return check_text(reason, "reason", _MAX_REASON_LENGTH)

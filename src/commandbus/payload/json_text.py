@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -20,10 +21,12 @@ from commandbus.payload.exact import (
     read_number,
     write_json,
 )
+from commandbus.payload.texts import HIDDEN, clean_text
 
 MAX_PAYLOAD_BYTES = 262_144
 MAX_DEPTH = 64
 _SAFE_LENGTH = 300
+_SHOWN = 100  # characters of a key
 
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
@@ -108,11 +111,18 @@ def parse_json(text: str | bytes, field: str) -> Any:  # noqa: ANN401  (JSON can
     Numbers are what the server makes of them: 1e3 is an integer, and one that a float would change a `JsonNumber`.
 
     Raises:
-        InvalidArgumentError: it is not JSON, or has a number that the server would not keep; the text says where or
-            why, and quotes nothing.
+        InvalidArgumentError: it is not JSON, has a number that the server would not keep, or an object with the same
+            key twice, of which the server would keep the last one only; the text says where or why, and quotes
+            nothing but that key.
     """
     try:
-        return json.loads(text, parse_float=number_reader(), parse_int=read_integer, parse_constant=_refuse_constant)
+        return json.loads(
+            text,
+            parse_float=number_reader(),
+            parse_int=read_integer,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_object,
+        )
     except json.JSONDecodeError as error:
         where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
         raise InvalidArgumentError(field, f"is not valid JSON: {error.msg} at {where}") from None
@@ -120,6 +130,8 @@ def parse_json(text: str | bytes, field: str) -> Any:  # noqa: ANN401  (JSON can
         raise InvalidArgumentError(field, "is not valid UTF-8") from None
     except RecursionError:
         raise InvalidArgumentError(field, "is nested too deeply") from None
+    except _RepeatedKeyError as error:
+        raise InvalidArgumentError(field, f'has the key "{error}" more than once in an object') from None
     except InvalidArgumentError:
         raise InvalidArgumentError(field, f"has numbers of too many digits: {NUMBER_LIMITS}") from None
     except ValueError:
@@ -170,6 +182,19 @@ class _NotJsonError(Exception):
 
 class _ExactNumberError(Exception):
     """Tells that a value holds a number that the encoder in C cannot write."""
+
+
+class _RepeatedKeyError(Exception):
+    """Carries a key out of the decoder."""
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose keys differ; the decoder calls this."""
+    found = dict(members)
+    if len(found) < len(members):
+        names = Counter(name for name, _ in members)
+        raise _RepeatedKeyError(HIDDEN.sub("\ufffd", clean_text(names.most_common(1)[0][0], _SHOWN)))
+    return found
 
 
 def _to_json(value: object) -> object:

@@ -7,11 +7,10 @@ from psycopg_pool import ConnectionPool
 
 from commandbus.errors import InvalidArgumentError
 from commandbus.models import DomainOverview, LeaseInfo, ThroughputPoint, WorkerInfo
-from commandbus.payload import check_count, check_domain, check_operator, check_reason
+from commandbus.payload import check_count, check_domain, check_limit, check_operator, check_reason
 from commandbus.sync.repositories import PostgresOperations
 from commandbus.sync.repositories._base import check_pool
 
-_MAX_PAGE = 1_000
 _LONGEST = 7 * 86_400
 # How far back pieces are known whose length is a multiple of this one, longest first: as commandbus._pieces keeps them.
 _KNOWN = ((3_600, _LONGEST), (600, 4 * 86_400), (180, 86_400), (30, 21_600), (10, 5_400))
@@ -62,7 +61,7 @@ class Operations:
         Raises:
             QueueNotFoundError: the domain has no queue.
         """
-        return self._operations.list_leases(check_domain(domain), check_count(limit, "limit", 1, _MAX_PAGE))
+        return self._operations.list_leases(check_domain(domain), check_limit(limit))
 
     def pause(self, domain: str, operator: str | None = None, reason: str | None = None) -> bool:
         """Let no worker have a domain's commands until `resume`; what runs goes on, what is sent waits.

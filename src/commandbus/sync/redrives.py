@@ -10,9 +10,11 @@ from psycopg_pool import ConnectionPool
 from commandbus.errors import InvalidArgumentError
 from commandbus.models import Redrive, RedriveProgress, RedriveStatus
 from commandbus.payload import (
+    MAX_REDRIVE,
     check_count,
     check_domain,
     check_items,
+    check_limit,
     check_operator,
     check_rate,
     check_reason,
@@ -20,8 +22,6 @@ from commandbus.payload import (
 )
 from commandbus.sync.repositories import PostgresRedrives
 from commandbus.sync.repositories._base import check_pool
-
-MAX_COMMANDS = 100_000
 
 
 class Redrives:
@@ -46,7 +46,7 @@ class Redrives:
         stop_after: int | None = None,
         operator: str | None = None,
         reason: str | None = None,
-        limit: int = MAX_COMMANDS,
+        limit: int = MAX_REDRIVE,
         redrive_id: UUID | None = None,
     ) -> UUID:
         """Freeze a selection of a domain's waiting commands and begin to queue them again, longest waiting first.
@@ -74,25 +74,23 @@ class Redrives:
         if command_ids is not None:
             if failure_key is not None:
                 raise InvalidArgumentError("command_ids", "cannot be given together with failure_key")
-            check_items(command_ids, "command_ids", object, MAX_COMMANDS)
+            check_items(command_ids, "command_ids", object, MAX_REDRIVE)
             command_ids = [check_uuid(command_id, "command_ids") for command_id in command_ids]
         return self._redrives.start(
             check_domain(domain),
             command_ids,
             None if failure_key is None else check_uuid(failure_key, "failure_key"),
             rate=check_rate(rate),
-            stop_after=None if stop_after is None else check_count(stop_after, "stop_after", 1, MAX_COMMANDS),
+            stop_after=None if stop_after is None else check_count(stop_after, "stop_after", 1, MAX_REDRIVE),
             operator=check_operator(operator),
             reason=check_reason(reason),
-            limit=check_count(limit, "limit", 1, MAX_COMMANDS),
+            limit=check_count(limit, "limit", 1, MAX_REDRIVE),
             redrive_id=None if redrive_id is None else check_uuid(redrive_id, "redrive_id"),
         )
 
     def list(self, domain: str | None = None, limit: int = 50) -> list[Redrive]:
         """Return redrives of a domain, or all, newest first; *limit* is 1 to 1,000."""
-        return self._redrives.list(
-            None if domain is None else check_domain(domain), check_count(limit, "limit", 1, 1_000)
-        )
+        return self._redrives.list(None if domain is None else check_domain(domain), check_limit(limit))
 
     def get(self, redrive_id: UUID) -> RedriveProgress | None:
         """Return a redrive and what has become of its commands, or None."""

@@ -15,9 +15,11 @@ from commandbus.payload import (
     check_count,
     check_domain,
     check_items,
+    check_limit,
+    check_offset,
     check_operator,
     check_reason,
-    check_text,
+    check_some_reason,
     check_timeout,
     check_uuid,
     decode,
@@ -27,10 +29,7 @@ from commandbus.payload import (
 from commandbus.sync.repositories import PostgresCommandRepository
 from commandbus.sync.repositories._base import check_pool, settings_of
 
-MAX_PAGE = 1_000
 MAX_IDS = 10_000
-MAX_OFFSET = 2**31 - 1
-_MAX_REASON = 2_000
 _MAX_AGE = 31_536_000
 _MOST_LISTED = 1_000_000
 
@@ -140,7 +139,7 @@ class TroubleshootingQueue:
             failure_key = [failure_key]
         return self._commands.list_failure_groups(
             None if domain is None else check_domain(domain),
-            check_count(limit, "limit", 1, MAX_PAGE),
+            check_limit(limit),
             None if failure_key is None else [check_uuid(key, "failure_key") for key in failure_key],
         )
 
@@ -288,7 +287,7 @@ class TroubleshootingQueue:
         return self._commands.operator_cancel(
             check_domain(domain),
             _ids(command_ids),
-            check_text(reason, "reason", _MAX_REASON),
+            check_some_reason(reason),
             check_operator(operator),
         )
 
@@ -323,8 +322,8 @@ class TroubleshootingQueue:
         return self._commands.list_troubleshooting(
             domain,
             None if command_type is None else check_command_type(command_type),
-            limit=check_count(limit, "limit", 1, MAX_PAGE),
-            offset=check_count(offset, "offset", 0, MAX_OFFSET),
+            limit=check_limit(limit),
+            offset=check_offset(offset),
             failure_key=None if failure_key is None else check_uuid(failure_key, "failure_key"),
             start=_check_start(start),
             with_payload=with_payload,

@@ -98,7 +98,7 @@ def _on_refusal(error: RefusedError) -> ResponseReturnValue:
 @api.errorhandler(InvalidArgumentError)
 def _on_bus_refusal(error: InvalidArgumentError) -> ResponseReturnValue:
     field = "payload" if error.field == "data" else error.field
-    return jsonify(errors={field: str(error).removeprefix(f"{error.field}: ")}), 422
+    return jsonify(errors={field: error.problem}), 422
 
 
 @operation("GET", "/test-commands", schemas.TestCommandPage, query=schemas.TestCommandQuery)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from commandbus import PageKey
-from commandbus.console.paging import write_key
+from commandbus.payload import write_key
 from tests.integration.console.browser import World, routes
 from tests.integration.sql_helpers import DOMAIN, Bus
 from tests.integration.test_sql_plans import fill

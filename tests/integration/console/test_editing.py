@@ -235,7 +235,7 @@ def test_bad_data_or_reason_is_422_and_changes_nothing(
 ) -> None:
     before = CommandBus(sync_pool).query_audit(limit=1000)
     for data in ("", "x", "[]", "7", "null", '{"a": NaN}', '{"a": "\\u0000"}', '{"a": "' + "x" * 262_144 + '"}',
-                 '{"a":' * 70 + "1" + "}" * 70):  # fmt: skip
+                 '{"a":' * 70 + "1" + "}" * 70, '{"a": [{"b": 1, "b": 1}]}'):  # fmt: skip
         answer = operator.post(address(world), {"data": data})
         assert answer.status_code == 422, data[:40]
         assert 'id="data-wrong"' in answer.text

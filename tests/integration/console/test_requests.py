@@ -64,11 +64,18 @@ def test_bytes_and_parts_that_are_not_utf_8_are_refused(operator: Browser, world
         assert answer.status_code == 400, body
         assert "UTF-8" in answer.text
     headers = {"X-CSRF-Token": token}
-    body = b'{"command": ["%s/%s"], "reason": "caf\xe9"}' % (DOMAIN.encode(), str(world.parked[0]).encode())
-    answer = operator.open(
-        "/api/troubleshooting/retry", method="POST", data=body, content_type="application/json", headers=headers
-    )
-    assert (answer.status_code, list(answer.get_json()["errors"])) == (400, ["body"])
+    name = f"{DOMAIN}/{world.parked[0]}".encode()
+    for body, said in (
+        (b'{"command": ["%s"], "reason": "caf\xe9"}' % name, "is not valid UTF-8"),
+        (
+            b'{"command": ["%s"], "reason": "a", "reason": "b"}' % name,
+            'has the key "reason" more than once in an object',
+        ),
+    ):
+        answer = operator.open(
+            "/api/troubleshooting/retry", method="POST", data=body, content_type="application/json", headers=headers
+        )
+        assert (answer.status_code, answer.get_json()["errors"]) == (400, {"body": said})
     assert state() == before
     assert operator.open(
         "/troubleshooting/retry",

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from commandbus.console import ConsoleSettings
+from commandbus.console import ConsoleSettings, create_app, serve_app
 from commandbus.console import __file__ as package
+from commandbus.errors import InvalidArgumentError
+from commandbus.sync import CommandBusPool
 from tests.cli_process import COMMAND, Cli, wait_for
 from tests.integration.test_cli_interrupts import NOBODY, interrupted
 
@@ -93,6 +95,12 @@ def test_a_port_in_use_is_refused_in_one_sentence(cli: Cli) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert "cannot listen on" in cli.refusal("console", "--port", taken.getsockname()[1], code=2)
+
+
+def test_a_host_that_nobody_knows_is_refused_in_one_sentence() -> None:
+    settings = ConsoleSettings.load(host="nowhere.invalid", operator_token="x" * 16)
+    with pytest.raises(InvalidArgumentError, match=r"cannot listen on http://nowhere\.invalid:8080/: the host is not"):
+        serve_app(create_app(CommandBusPool(database_url=NOBODY), settings=settings), settings)
 
 
 def test_the_address_is_told_when_it_is_listened_on(cli: Cli) -> None:

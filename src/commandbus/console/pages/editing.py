@@ -20,7 +20,6 @@ from commandbus.payload import decode, write_json
 
 page = Blueprint("editing", __name__)
 
-MAX_REASON = 2_000
 _MOST_PROBLEMS = 50
 _ENCODER = json.JSONEncoder()
 
@@ -38,7 +37,7 @@ def edit(domain: str, command_id: UUID) -> ResponseReturnValue:
 def edit_post(domain: str, command_id: UUID) -> ResponseReturnValue:
     """Queue the command again with what is in the form."""
     command, form = command_or_404(domain, command_id), posted()
-    data, reason = form.json_object("data", required=True), form.text("reason", MAX_REASON)
+    data, reason = form.json_object("data", required=True), form.reason()
     form.refuse_unknown()
     problems = [] if data is None else _problems(command, data)
     if problems:

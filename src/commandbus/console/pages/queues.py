@@ -18,7 +18,6 @@ from commandbus.console.records import json_or_errors, plain
 from commandbus.console.security import user
 from commandbus.console.state import console, shown_at
 from commandbus.models import DomainOverview, LeaseInfo, WorkerInfo
-from commandbus.payload import check_reason
 
 page = Blueprint("queues", __name__)
 
@@ -87,7 +86,7 @@ def resume(domain: str) -> ResponseReturnValue:
 def _switch(domain: str, *, is_held: bool) -> ResponseReturnValue:
     form = Form(request.form)
     _find(domain)
-    reason = form.check("reason", lambda text, _: check_reason(text))
+    reason = form.reason()
     if form.errors:
         shown_at(url_for("console.queues.detail", domain=domain))
         return _show(domain, form, 422)

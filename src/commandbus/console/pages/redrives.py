@@ -18,11 +18,10 @@ from commandbus.console.security import user, wants_json
 from commandbus.console.state import console, shown_at
 from commandbus.errors import CommandBusError, InvalidOperationError, QueueNotFoundError
 from commandbus.models import FailureGroup, Redrive, RedriveProgress, RedriveStatus
+from commandbus.payload import MAX_PAGE, MAX_REDRIVE
 
 page = Blueprint("redrives", __name__)
 
-MAX_REASON = 2_000
-MAX_COMMANDS = 100_000
 DEFAULT_RATE = "10"
 _MOST = 200
 _LONGEST_ADDRESS = 2_000
@@ -120,8 +119,8 @@ def start() -> ResponseReturnValue:
         _check_selection(form, is_all=is_all)
     options = {
         "rate": form.decimal("rate", 0.001, 10_000, required=True),
-        "stop_after": form.count("stop_after", 1, MAX_COMMANDS),
-        "reason": form.text("reason", MAX_REASON),
+        "stop_after": form.count("stop_after", 1, MAX_REDRIVE),
+        "reason": form.reason(),
     }
     form_id = form.once()
     form.refuse_unknown()
@@ -140,7 +139,7 @@ def start() -> ResponseReturnValue:
 def control(redrive_id: UUID, action: str) -> ResponseReturnValue:
     """Pause a redrive, go on with it, or end it."""
     form = posted()
-    reason = form.text("reason", MAX_REASON)
+    reason = form.reason()
     form.refuse_unknown()
     _now(redrive_id)
     shown_at(url_for("console.redrives.show", redrive_id=redrive_id))
@@ -288,6 +287,6 @@ def _groups(chosen: list[Name]) -> list[FailureGroup]:
     """Return those of the chosen groups in which something waits, by one question."""
     domains = {domain for domain, _ in chosen}
     found = console().tsq.list_failure_groups(
-        domains.pop() if len(domains) == 1 else None, 1_000, failure_key=[key for _, key in chosen]
+        domains.pop() if len(domains) == 1 else None, MAX_PAGE, failure_key=[key for _, key in chosen]
     )
     return [group for group in found if (group.domain, group.failure_key) in chosen]

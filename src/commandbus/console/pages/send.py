@@ -114,9 +114,9 @@ def _lines(form: Form, found: dict[str, Any], ids: _Ids) -> list[SendRequest]:
         if not line.strip():
             continue
         try:
-            request_ = _request(parse_json(line, "line"), found, seen, ids)
+            request_ = _request(parse_json(line, ""), found, seen, ids)
         except InvalidArgumentError as error:
-            form.refuse("lines", f"line {number}: {str(error).removeprefix('line: ')}")
+            form.refuse("lines", f"line {number}: {error}")
             return []
         requests.append(request_)
     if len(requests) > MAX_COPIES:
@@ -127,9 +127,9 @@ def _lines(form: Form, found: dict[str, Any], ids: _Ids) -> list[SendRequest]:
 def _request(line: object, found: dict[str, Any], seen: set[UUID], ids: _Ids) -> SendRequest:
     """Return the request of a line; what it leaves out, the form gives."""
     if not isinstance(line, dict) or not isinstance(line.get("data"), dict):
-        raise InvalidArgumentError("line", 'must be an object such as {"command_type": "DebitAccount", "data": {}}')
+        raise InvalidArgumentError("", 'must be an object such as {"command_type": "DebitAccount", "data": {}}')
     if not line.keys() <= _KEYS:
-        raise InvalidArgumentError("line", f"may have no members but {', '.join(sorted(_KEYS))}")
+        raise InvalidArgumentError("", f"may have no members but {', '.join(sorted(_KEYS))}")
     given = line.get("command_id")
     command_id = ids.next() if given is None else check_uuid(given, "command_id")
     if command_id in seen:

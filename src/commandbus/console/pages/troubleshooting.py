@@ -24,7 +24,6 @@ page = Blueprint("troubleshooting", __name__)
 
 PAGE = 50
 MAX_GROUPS = 200
-MAX_REASON = 2_000
 
 
 @dataclass(slots=True)
@@ -90,7 +89,7 @@ def commands_json() -> ResponseReturnValue:
 def retry() -> ResponseReturnValue:
     """Queue the chosen commands again."""
     form = posted()
-    reason = form.text("reason", MAX_REASON)
+    reason = form.reason()
     return _decide(
         form, "Retried", lambda domain, ids: console().tsq.retry_many(domain, ids, user().name, reason=reason)
     )
@@ -101,7 +100,7 @@ def retry() -> ResponseReturnValue:
 def cancel() -> ResponseReturnValue:
     """Give the chosen commands up."""
     form = posted()
-    reason = form.text("reason", MAX_REASON, required=True) or ""
+    reason = form.reason(required=True) or ""
     return _decide(form, "Canceled", lambda domain, ids: console().tsq.cancel_many(domain, ids, reason, user().name))
 
 
@@ -110,7 +109,7 @@ def cancel() -> ResponseReturnValue:
 def complete() -> ResponseReturnValue:
     """Complete the chosen commands, with a result for their senders."""
     form = posted()
-    reason, result = form.text("reason", MAX_REASON), form.json("result")
+    reason, result = form.reason(), form.json("result")
     return _decide(
         form,
         "Completed",

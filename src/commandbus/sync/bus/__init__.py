@@ -2,7 +2,6 @@
 """The bus: send commands, alone, in sets or as batches; wait for replies; look things up."""
 
 from commandbus.sync.bus.bus import MAX_SET, CommandBus
-from commandbus.sync.bus.questions import MAX_OFFSET, MAX_PAGE
 from commandbus.sync.bus.waiting import OnComplete
 
-__all__ = ["MAX_OFFSET", "MAX_PAGE", "MAX_SET", "CommandBus", "OnComplete"]
+__all__ = ["MAX_SET", "CommandBus", "OnComplete"]

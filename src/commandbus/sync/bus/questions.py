@@ -24,6 +24,8 @@ from commandbus.payload import (
     check_command_type,
     check_count,
     check_domain,
+    check_limit,
+    check_offset,
     check_one_of,
     check_text,
     check_uuid,
@@ -31,8 +33,6 @@ from commandbus.payload import (
 from commandbus.sync.repositories import PostgresAuditLogger, PostgresBatchRepository, PostgresCommandRepository
 from commandbus.sync.repositories._base import check_pool
 
-MAX_PAGE = 1_000
-MAX_OFFSET = 2**31 - 1
 _BEGINNING = re.compile(r"[0-9a-fA-F]{8,32}")
 
 
@@ -60,8 +60,8 @@ class Questions:
         return self._batches.list(
             None if domain is None else check_domain(domain),
             status=None if status is None else check_one_of(status, "status", BatchStatus),
-            limit=check_count(limit, "limit", 1, MAX_PAGE),
-            offset=check_count(offset, "offset", 0, MAX_OFFSET),
+            limit=check_limit(limit),
+            offset=check_offset(offset),
         )
 
     def list_batch_commands(
@@ -78,8 +78,8 @@ class Questions:
             check_domain(domain),
             check_uuid(batch_id, "batch_id"),
             status=None if status is None else check_one_of(status, "status", CommandStatus),
-            limit=check_count(limit, "limit", 1, MAX_PAGE),
-            offset=check_count(offset, "offset", 0, MAX_OFFSET),
+            limit=check_limit(limit),
+            offset=check_offset(offset),
         )
 
     def get_command(self, domain: str, command_id: UUID) -> CommandMetadata | None:
@@ -124,8 +124,8 @@ class Questions:
             command_type=None if command_type is None else check_command_type(command_type),
             created_after=None if created_after is None else check_aware(created_after, "created_after"),
             created_before=None if created_before is None else check_aware(created_before, "created_before"),
-            limit=check_count(limit, "limit", 1, MAX_PAGE),
-            offset=check_count(offset, "offset", 0, MAX_OFFSET),
+            limit=check_limit(limit),
+            offset=check_offset(offset),
         )
 
     def find_commands(
@@ -178,7 +178,7 @@ class Questions:
             any_id=any_id,
             text=text if any_id is None else None,
             start=start,
-            limit=check_count(limit, "limit", 1, MAX_PAGE),
+            limit=check_limit(limit),
         )
 
     def find_by_id(self, beginning: str, limit: int = 50) -> list[CommandMetadata]:
@@ -192,7 +192,7 @@ class Questions:
             InvalidArgumentError: an argument breaks its limit.
         """
         first, last = _id_range(beginning)
-        return self._commands.find_by_id(first, last, check_count(limit, "limit", 1, MAX_PAGE))
+        return self._commands.find_by_id(first, last, check_limit(limit))
 
     def get_message(self, domain: str, command_id: UUID, *, exact: bool = False) -> StoredMessage | None:
         """Return what was sent, or None: of a command that is over it is kept by PGMQ's archive only, if at all.
@@ -244,7 +244,7 @@ class Questions:
             after=None if after is None else check_aware(after, "after"),
             before=None if before is None else check_aware(before, "before"),
             before_id=None if before_id is None else check_count(before_id, "before_id", 1, 2**63 - 1),
-            limit=check_count(limit, "limit", 1, MAX_PAGE),
+            limit=check_limit(limit),
             exact=exact,
         )
 
