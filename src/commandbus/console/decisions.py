@@ -12,11 +12,11 @@ from commandbus.console.forms import Form
 from commandbus.console.state import console
 from commandbus.errors import CommandBusError, InvalidArgumentError
 from commandbus.models import Verdict
-from commandbus.payload import check_domain, check_uuid
+from commandbus.payload import MAX_REDRIVE, check_domain, check_uuid
 
 MAX_SELECTION = 1_000
 MAX_GROUPS = 200
-MAX_MEMBERS = 100_000  # of all whole groups together, in one request; a redrive takes as many
+MAX_MEMBERS = MAX_REDRIVE  # of all whole groups together, in one request: a redrive takes no more either
 MAX_SECONDS = 20.0  # of one request; proxies and people lose patience
 STEP = 1_000  # commands that are decided about in one transaction
 _REST = "decide again about the rest, or start a redrive"

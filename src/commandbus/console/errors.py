@@ -89,9 +89,7 @@ def _on_http_error(error: HTTPException) -> ResponseReturnValue:
 
 def _on_own_error(error: CommandBusError) -> ResponseReturnValue:
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-    fields = (
-        {error.field: str(error).removeprefix(f"{error.field}: ")} if isinstance(error, InvalidArgumentError) else {}
-    )
+    fields = {error.field: error.problem} if isinstance(error, InvalidArgumentError) else {}
     return _answer(status, str(error), fields)
 
 
