@@ -166,7 +166,7 @@ def test_numbers_say_of_what_time_they_are(operator: Browser, direct_url: str) -
         assert re.search(part, text), part
     for span, step in (("15m", "10 s"), ("1h", "30 s"), ("6h", "3 min"), ("24h", "10 min"), ("7d", "1 h")):
         for path in ("/", f"/queues/{DOMAIN}"):
-            told = f"times in UTC; each point is {step}, and the numbers are of the last"
+            told = f"times in UTC; one point for {step}, numbers from the latest point"
             assert told in words(operator.get(f"{path}?span={span}").text), (path, span)
 
 
