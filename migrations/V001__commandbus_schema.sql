@@ -1543,7 +1543,7 @@ end $$;
 --   TROUBLESHOOT  wait for an operator, because of p_reasons (EXHAUSTED, PERMANENT, CRASHED, INVALID_PAYLOAD, ...)
 --   RELEASE       never started: the attempt does not count
 -- p_messages holds the queue messages of those to be queued or parked. p_msg_ids null: whatever message is current.
--- p_event_type replaces the events of the outcome by one of that type, with p_details.
+-- p_event_type replaces the events of the outcome by one of that type, with p_details. p_places: as sp_settle_commands.
 --
 -- Returns  the commands that were ended, and the batches that became complete, as two arrays in one row.
 -- Locks    the command rows, in the order of the arguments; then batch rows, by id.
@@ -1629,7 +1629,8 @@ begin
                 when d.outcome not in ('COMPLETED', 'RELEASE') then jsonb_build_object(
                     'error_type', d.error_type, 'error_code', d.error_code, 'error_msg', d.error_msg,
                     'attempt', d.attempts, 'max_attempts', d.max_attempts, 'msg_id', d.msg_id)
-                    || case when d.place is null then '{}' else jsonb_build_object('error_place', d.place) end
+                    || case when d.place is null then '{}'
+                        else jsonb_build_object('error_place', left(d.place, 500)) end
             end
         from done d
         union all
@@ -1751,7 +1752,7 @@ $$;
 -- commandbus.sp_settle_commands: end attempts, each by the lease it was given.
 --
 -- The arrays run in parallel; see _end_attempts for the outcomes. Optional arrays may be null. p_places say where
--- in the handlers' code attempts failed ("file:line"), for the audit; p_details are for replies only.
+-- in the handlers' code attempts failed ("file:line", 500 characters), for the audit; p_details are for replies only.
 --
 -- Returns  one row per lease that this call did not settle: STALE, it is no longer the holder's, nothing was changed
 --          but an audit row says so; or DONE, this very lease was settled with this outcome before (a repeated call).

@@ -174,14 +174,16 @@ def settle_error(
 
 
 def recast(error: Exception, kind: type[E]) -> E:
-    """Return an error as one that says *kind*, with all that would be stored of it: code, text, details, place."""
+    """Return an error as one that says *kind*, with the code, text and details that would be stored of it."""
     if isinstance(error, kind):
         return error
     if isinstance(error, HandlerError):
         code, message, details = error.code, error.error_message, error.details
     else:
         (code, message, _), details = _describe(error), None
-    return kind(code, message, details).with_traceback(error.__traceback__)
+    found = kind(code, message, details)
+    found.__cause__ = error  # which knows where it was raised
+    return found
 
 
 RELEASE = Settlement(Outcome.RELEASE)

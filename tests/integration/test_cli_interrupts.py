@@ -30,8 +30,10 @@ sys.meta_path.insert(0, Interrupter())
 
 # An event loop asks for a pair of sockets while it is made.
 MEDDLER = """
-import os, signal, socket
+import os, signal, socket, threading, time
 from commandbus import HandlerRegistry
+
+threading.Thread(target=time.sleep, args=[60], daemon=True).start()  # signals may come to any thread
 
 registry, pair = HandlerRegistry(), socket.socketpair
 registry.register("pay", "Debit", lambda command, context: None)

@@ -67,7 +67,7 @@ def test_completed(bus: Bus) -> None:
 def test_failed(bus: Bus) -> None:
     (received,) = start(bus)
     command_id, batch_id = received["command_id"], received["batch_id"]
-    error = errors(1, "BUSINESS_RULE") | {"details": [Jsonb({"limit": 5})], "places": ["pay.py:7"]}
+    error = errors(1, "BUSINESS_RULE") | {"details": [Jsonb({"limit": 5})], "places": ["pay.py:7" + "7" * 1_000]}
     assert bus.settle([received], "FAILED", **error) == {}
 
     row = bus.command(command_id)
@@ -87,7 +87,7 @@ def test_failed(bus: Bus) -> None:
         "attempt": 1,
         "max_attempts": 3,
         "msg_id": received["msg_id"],
-        "error_place": "pay.py:7",
+        "error_place": "pay.py:7" + "7" * 492,
     }
     assert bus.queue() == []
     (reply,) = bus.replies()

@@ -14,8 +14,6 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import CommandBus, CommandBusPool, CommandStatus, HandlerRegistry, SendRequest, Worker
-from commandbus.settings import CommandBusSettings
-from commandbus.worker.vitals import Vitals
 from tests.integration.live import (
     AT_ONCE,
     DOMAIN,
@@ -364,24 +362,3 @@ async def test_a_cancel_that_a_statement_loses_ends_its_task_all_the_same(
             await asyncio.wait_for(run, 30)
         left = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]  # each has one
         assert [name for name in left if name.startswith(("Vitals", "Listener", "LeaseKeeper", "keep_house"))] == []
-
-
-async def test_vitals_end_when_the_last_of_their_statements_has(
-    bus: CommandBus, pool: CommandBusPool, database_url: str
-) -> None:
-    assert bus  # its domain
-    waits = "select count(*) from pg_locks where not granted and relation = 'commandbus.worker'::regclass"
-
-    async def is_waiting() -> bool:
-        return int(await value(pool, waits)) > 0
-
-    async with AsyncConnectionPool(database_url, connection_class=Deaf, open=False) as deaf:
-        async with pool.connection() as other, other.transaction():
-            await other.execute("lock table commandbus.worker in access exclusive mode")
-            vitals = asyncio.create_task(Vitals(deaf, CommandBusSettings.load(), DOMAIN, 1, lambda: 0).run())
-            await until(is_waiting)
-            vitals.cancel()
-            await asyncio.wait({vitals}, timeout=0.1)
-            assert not vitals.done(), "the statement goes on, for its connection does not hear the cancel"
-        with pytest.raises(asyncio.CancelledError):
-            await vitals

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from commandbus.errors import InvalidArgumentError
+from commandbus.errors import InvalidArgumentError, PermanentCommandError
 from commandbus.models import Command
 from commandbus.payload import encode
+from commandbus.retry import recast
 from commandbus.worker.places import place_of
 
 if TYPE_CHECKING:
@@ -85,6 +87,35 @@ def test_an_error_from_elsewhere_is_where_its_cause_was() -> None:
     assert place_of(timeout, in_a_helper) == line_of("# line of python")
     caught.value.__traceback__ = None
     assert place_of(timeout) is None
+
+
+class FalsyError(Exception):
+    """A user's error that has a length: none."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_a_cause_is_followed_whatever_it_is_worth() -> None:
+    with pytest.raises(FalsyError) as caught:
+        raise FalsyError  # line of falsy
+    timeout = TimeoutError()
+    timeout.__cause__ = caught.value
+    assert place_of(timeout) == line_of("# line of falsy")
+    assert place_of(recast(timeout, PermanentCommandError)) == line_of("# line of falsy")
+
+
+async def test_of_a_group_of_errors_the_first_one_tells() -> None:
+    async def handler() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    async def fail() -> None:
+        raise ValueError  # line of fail
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await handler()
+    assert place_of(caught.value, handler) == line_of("# line of fail")
 
 
 def test_a_handler_of_an_installed_package_is_the_users_code() -> None:

@@ -74,19 +74,16 @@ def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
     Ctrl-c while the loop is made waits until it is: half a loop cannot be closed, and complains.
 
     Raises:
-        KeyboardInterrupt: it came before *work* could.
+        KeyboardInterrupt: it came before *work* could begin, or *work* let it through.
     """
-
-    async def begin() -> int:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        await asyncio.sleep(0)  # where the runner's handler, which is there by now, lets it end
-        return await work()
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return asyncio.run(begin())
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    with asyncio.Runner() as runner:
+        runner.get_loop()
+        signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
+        return runner.run(work())
 
 
 def leave(code: int) -> None:

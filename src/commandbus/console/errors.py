@@ -17,6 +17,8 @@ from psycopg.errors import (
 )
 from werkzeug.exceptions import HTTPException
 
+from commandbus.console.forms import acts_once
+from commandbus.console.recent import recent
 from commandbus.console.security import wants_json
 from commandbus.errors import (
     BatchNotFoundError,
@@ -55,7 +57,9 @@ _SENTENCES = {
     413: "What was sent is too large: at most 8 MiB.",
     500: "The console failed; its log says more.",
 }
-_UNKNOWN = " Whether it was done is not known: send it once more when the database is back. A form acts only once."
+_UNKNOWN = " Whether it was done is not known: "
+_ONCE = "send it once more when the database is back. This form acts only once."
+_LOOK = "look, when the database is back, before you do it once more."
 _STATUS: tuple[tuple[type[CommandBusError], int], ...] = (
     (InvalidArgumentError, 400),
     (CommandNotFoundError, 404),
@@ -90,12 +94,14 @@ def _on_http_error(error: HTTPException) -> ResponseReturnValue:
 def _on_own_error(error: CommandBusError) -> ResponseReturnValue:
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
     fields = {error.field: error.problem} if isinstance(error, InvalidArgumentError) else {}
-    return _answer(status, str(error), fields)
+    return _answer(status, str(error), fields, is_away=isinstance(error, DatabaseUnavailableError | PoolTimeoutError))
 
 
 def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
     """Answer what the server refused; its text can quote data, so only its code is told."""
     logger.warning("the database refused a call of the console", extra={"sqlstate": error.sqlstate})
+    if isinstance(error, InsufficientPrivilege | InvalidSchemaName | UndefinedFunction | UndefinedTable):
+        recent().forget()  # what was known of rights and schema is so no more
     if isinstance(error, InsufficientPrivilege):
         return _answer(
             403,
@@ -109,8 +115,13 @@ def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
     if isinstance(error, QueryCanceled):
         return _answer(503, "The database took too long, and gave up (57014): try again.")
     if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in _AWAY:
-        return _answer(503, "The database does not answer, or all connections are in use: try again.")
+        return _answer(503, "The database does not answer, or all connections are in use: try again.", is_away=True)
     return _answer(500, f"The database refused: {error.sqlstate or type(error).__name__}.")
+
+
+def _is_ours() -> bool:
+    """Return whether a form of the console was sent, which may be shown again: one of a host may hold a password."""
+    return (request.blueprint or "").startswith("console.")
 
 
 def problem(status: int, detail: str, errors: Mapping[str, str] | None = None, *, title: str | None = None) -> Response:
@@ -130,10 +141,12 @@ def _answer(
     *,
     headers: Mapping[str, str] | None = None,
     title: str | None = None,
+    is_away: bool = False,
 ) -> ResponseReturnValue:
     sentence = sentence[:1].upper() + sentence[1:]
-    if status == 503 and request.method == "POST" and not wants_json():
-        sentence += _UNKNOWN
+    lost_form = request.form if is_away and request.method == "POST" and _is_ours() else None
+    if lost_form is not None and not wants_json():
+        sentence = sentence.rstrip(".") + "." + _UNKNOWN + (_ONCE if acts_once() else _LOOK)
     if wants_json():
         response = problem(status, sentence, errors, title=title)
     else:
@@ -143,7 +156,8 @@ def _answer(
             title=title or _TITLES.get(status, "Refused"),
             sentence=sentence,
             again_after=_AGAIN_AFTER if status == 503 and request.method == "GET" else None,  # no form by itself
-            lost_form=request.form if status == 503 and request.method == "POST" else None,
+            lost_form=lost_form,
+            acts_once=acts_once(),
         )
         response = make_response(page, status)
     response.headers.update(headers or {})

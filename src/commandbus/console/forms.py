@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes, urlencode
 from uuid import UUID
 
-from flask import abort, request
+from flask import abort, has_request_context, request
 from werkzeug.datastructures import MultiDict
 
 from commandbus.console.recent import recent
@@ -48,6 +48,12 @@ _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _EVENT = re.compile(r"[^\W\d_][\w .:/-]{0,99}")
 _NAME = re.compile(rb"[a-z_]{1,40}")
 _CHECKED = frozenset({"on", "1", "true", "yes"})
+_ACTS_ONCE = "commandbus.console.acts_once"
+
+
+def acts_once() -> bool:
+    """Return whether the form that this request sent does nothing when it is sent again, see `Form.once`."""
+    return _ACTS_ONCE in request.environ
 
 
 class Form:
@@ -155,6 +161,8 @@ class Form:
         found = self.uuid("form_id")
         if "form_id" in self.errors:
             self.refuse("", "The id of the form cannot be read: reload the page.")
+        elif found is not None and has_request_context():
+            request.environ[_ACTS_ONCE] = True
         return found
 
     def one_of(self, name: str, kind: type[S]) -> S | None:

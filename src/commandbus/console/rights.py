@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from commandbus.console.recent import recent
 from commandbus.console.security import known_user
 from commandbus.console.state import console
+from commandbus.errors import SchemaError
 
 ASKED_EVERY = 60.0  # seconds: roles seldom change
 _DECIDING, _SENDING, _PAYLOADS = "sp_operator_retry", "sp_send_commands", "list_troubleshooting"
 _MAY_CALL = """
-select p.proname::text
+select p.proname::text, pg_catalog.has_function_privilege(p.oid, 'execute')
 from pg_catalog.pg_proc p
 where p.pronamespace = pg_catalog.to_regnamespace('commandbus') and p.proname = any (%s)
-    and pg_catalog.has_function_privilege(p.oid, 'execute')
 """
 
 
@@ -50,5 +50,7 @@ def _why_not(verb: str, role: str, *, is_granted: bool) -> str | None:
 def _ask() -> Rights:
     with console().pool.connection() as connection:
         rows = connection.execute(_MAY_CALL, [[_DECIDING, _SENDING, _PAYLOADS]]).fetchall()
-    may_call = {name for (name,) in rows}
+    if not rows:
+        raise SchemaError("the schema is not there: run commandbus migrate")
+    may_call = {name for name, is_granted in rows if is_granted}
     return Rights(*(name in may_call for name in (_DECIDING, _SENDING, _PAYLOADS)))

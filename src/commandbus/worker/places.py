@@ -22,7 +22,8 @@ def place_of(error: BaseException, handler: Callable[..., Any] | None = None) ->
     """Return ``file:line`` of the innermost frame of the user's code, or else of the handler, or None.
 
     The user's code is what belongs to no installed package, nor to Python or commandbus; and the handler's own file,
-    wherever that is. An error that never was in it, such as a timeout, has a cause that was.
+    wherever that is. An error that never was in it, such as a timeout, has a cause that was; of a group of errors, the
+    first one tells.
     """
     code = None if handler is None else _code_of(handler)
     own = "" if code is None else code.co_filename
@@ -35,9 +36,15 @@ def place_of(error: BaseException, handler: Callable[..., Any] | None = None) ->
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and what caused it, each time after the first of the errors that it is a group of."""
     while error is not None:
+        first = error
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if first is not error:
+            yield first
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__context__ if error.__cause__ is None else error.__cause__
 
 
 def _code_of(handler: Callable[..., Any]) -> CodeType | None:

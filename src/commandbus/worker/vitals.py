@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 from uuid import uuid4
 
@@ -69,15 +69,15 @@ class Vitals:
         if received.lease.read_ct == 1:
             self._waits[_bucket(started_at - received.queued_at)] += 1
 
-    async def run(self) -> None:
-        """Tell it to the database every five seconds, and carry on redrives, until cancelled.
+    def loops(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what tells it to the database every five seconds, and what carries on redrives, until cancelled.
 
-        What fails is tried again, and neither waits for the other. Both have ended when this does, which `gather` does
-        not see to.
+        What fails is tried again, and neither waits for the other.
         """
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._repeat(self._tell, "a worker cannot say that it lives"))
-            both.create_task(self._repeat(self.redrive, "a worker cannot carry on redrives"))
+        return [
+            self._repeat(self._tell, "a worker cannot say that it lives"),
+            self._repeat(self.redrive, "a worker cannot carry on redrives"),
+        ]
 
     async def _repeat(self, act: Callable[[], Awaitable[float]], complaint: str) -> None:
         """Do something again and again, after as many seconds as it says; complain once of a trouble that lasts."""

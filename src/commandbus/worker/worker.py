@@ -223,7 +223,7 @@ class Worker:
                 return
             commands = PostgresCommandRepository(own, self._settings)
             engine = self._engine = Engine(options, self._registry, commands, self._pool, vitals.note)
-            beside.add(asyncio.create_task(vitals.run()))
+            beside.update(map(asyncio.create_task, vitals.loops()))
             if self._settings.maintain:
                 beside.add(asyncio.create_task(keep_house(Maintenance(own, self._settings))))
             facts = {"domain": self._domain, "concurrency": concurrency}

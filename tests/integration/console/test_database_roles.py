@@ -14,11 +14,13 @@ from psycopg.errors import InsufficientPrivilege
 from commandbus.console import ConsoleSettings, create_app
 from commandbus.migrate import grant
 from commandbus.sync import CommandBusPool as Pool
+from tests.cli_process import wait_for
 from tests.integration.console.browser import DOMAIN, OPERATOR_TOKEN, TOKENS, VIEWER_TOKEN, Browser, words
 from tests.integration.granted import login
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import LiteralString
 
     from commandbus.migrate import RoleNames
     from tests.integration.console.browser import World
@@ -41,6 +43,12 @@ def consoles(names: RoleNames, direct_url: str, world: World) -> Callable[[str],
             yield Browser(create_app(pool, settings=ConsoleSettings.load(**TOKENS)), token)
 
     return make
+
+
+def give(url: str, statement: LiteralString, *names: str) -> None:
+    """Run a statement about names."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(psycopg.sql.SQL(statement).format(*map(psycopg.sql.Identifier, names)))
 
 
 def offered(browser: Browser, path: str) -> list[str]:
@@ -119,10 +127,24 @@ def test_rights_that_are_given_later_are_seen_within_a_minute(
     monkeypatch.setattr("commandbus.console.rights.ASKED_EVERY", 0.0)
     with consoles("readonly") as browser:
         assert offered(browser, "/troubleshooting") == []
-        with psycopg.connect(direct_url, autocommit=True) as connection:
-            connection.execute(
-                psycopg.sql.SQL("grant {} to {}").format(
-                    psycopg.sql.Identifier(names.operator), psycopg.sql.Identifier(f"login of {names.readonly}")
-                )
-            )
+        give(direct_url, "grant {} to {}", names.operator, f"login of {names.readonly}")
         assert "Retry all" in offered(browser, "/troubleshooting")
+
+
+def test_the_first_look_that_is_refused_makes_the_console_ask_for_its_rights_again(
+    consoles: Callable[[str], Any], names: RoleNames, direct_url: str, world: World
+) -> None:
+    path = f"/commands/{DOMAIN}/{world.parked[0]}?payload=on"
+    with consoles("operator") as browser:
+        assert browser.get(path).status_code == 200
+        give(direct_url, "grant {} to {}", names.readonly, f"login of {names.operator}")
+        give(direct_url, "revoke {} from {}", names.operator, f"login of {names.operator}")
+        assert [browser.get(path).status_code for _ in range(3)] == [403, 200, 200]
+        assert "may not see what was sent" in browser.get(path).text
+
+
+def test_a_schema_that_comes_back_gives_its_rights_back(operator: Browser, direct_url: str) -> None:
+    give(direct_url, "alter schema {} rename to {}", "commandbus", "away")
+    assert operator.get("/send").status_code == 503
+    give(direct_url, "alter schema {} rename to {}", "away", "commandbus")
+    wait_for(lambda: offered(operator, "/send") == ["Send"], 20)

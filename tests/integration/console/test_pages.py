@@ -10,7 +10,16 @@ from uuid import uuid4
 
 from flask import Flask, render_template_string
 
-from commandbus.console import NAVIGATION, ConsoleSettings, NavEntry, create_app, create_blueprint, protect
+from commandbus.console import (
+    NAVIGATION,
+    ConsoleSettings,
+    NavEntry,
+    create_app,
+    create_blueprint,
+    handle_errors,
+    protect,
+)
+from commandbus.errors import DatabaseUnavailableError
 from commandbus.sync import CommandBus
 from commandbus.sync import CommandBusPool as Pool
 from tests.integration.console.browser import CANARY, DOMAIN, OPERATOR_TOKEN, TOKENS, Browser, routes
@@ -177,6 +186,37 @@ def test_a_form_that_found_no_database_keeps_what_was_written_and_can_be_sent_on
             browser.post_raw("/send", kept)
         (sent,) = browser.get("/api/commands?type=Kept").get_json()["commands"]
         assert browser.get(f"/api/commands/{DOMAIN}/{sent['command_id']}?payload=on").get_json()["payload"] == data
+
+
+def test_a_form_that_acts_each_time_shows_what_was_written_and_is_not_sent_again_by_a_button(
+    database_url: str, world: World
+) -> None:
+    decided = {"command": f"{DOMAIN}/{world.parked[0]}", "reason": "the <b>bank</b>", "from": "command"}
+    with Pool(database_url=database_url, pool_max_size=1, pool_timeout=0.2) as pool:
+        browser = Browser(create_app(pool, settings=ConsoleSettings.load()))
+        token = {"csrf_token": browser.csrf_token(), "form_id": str(uuid4())}
+        with pool.connection():
+            refused = browser.post_raw("/troubleshooting/retry", decided | token)
+    assert refused.status_code == 503
+    assert "look, when the database is back, before you do it once more" in refused.text
+    assert "the &lt;b&gt;bank&lt;/b&gt;</textarea>" in refused.text
+    assert "Send it once more" not in refused.text
+
+
+def test_a_form_of_a_host_is_not_shown_again(sync_pool: CommandBusPool) -> None:
+    host = Flask("host")
+    host.secret_key = "k" * 32
+    host.register_blueprint(create_blueprint(sync_pool, settings=ConsoleSettings.load()), url_prefix="/ops")
+    protect(host)
+    handle_errors(host)
+
+    @host.post("/sign-in")
+    def sign_in() -> str:
+        raise DatabaseUnavailableError("no connection became free in time")
+
+    browser = Browser(host)
+    answer = browser.post("/sign-in", {"password": "sesam"}, form="/ops/send")
+    assert (answer.status_code, "sesam" in answer.text, "acts only once" in answer.text) == (503, False, False)
 
 
 def test_the_console_can_be_mounted_in_an_app_with_pages_of_its_own(sync_pool: CommandBusPool, world: World) -> None:
