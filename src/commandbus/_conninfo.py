@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,9 @@ from commandbus.errors import (
 )
 
 _SECRETS = ("password", "sslpassword")
+_BREAK = re.compile(r"\s*\n\s*")
+WORKERS_POOL = "commandbus-worker-"  # how the names of workers' own pools begin
+_SELDOM = 60.0  # seconds between two warnings of one trouble
 _ENCODE_HINT = "in a URL, characters such as @ : / ? % and spaces in a user name or password are percent-encoded"
 # libpq hands over no SQLSTATE when a connection cannot be made; these sentences are all there is.
 _WRONG_PASSWORD = re.compile(r'password authentication failed for user "(?P<user>[^"]*)"')
@@ -109,7 +113,8 @@ def connection_error(error: Exception, parameters: Mapping[str, Any]) -> Databas
 class PoolLogFilter(logging.Filter):
     """Takes passwords out of the log of psycopg's pools, and remembers why one of them could not connect.
 
-    That log is the only place where a pool tells the cause.
+    That log is the only place where a pool tells the cause. It tells every attempt: of this pool and of workers' own,
+    one a minute is told here, and all to who wants DEBUG.
 
     Args:
         pool_name: the pool whose failures are remembered.
@@ -121,14 +126,26 @@ class PoolLogFilter(logging.Filter):
         self._pool_name = pool_name
         self._parameters = parameters
         self.last_failure: DatabaseUnavailableError | None = None
+        self._silent_until: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, without passwords in its text."""
+        """Let records pass, without passwords in their text, each in one line."""
+        is_told = True
         match record.args:
             case (self._pool_name, psycopg.Error() as error):
                 self.last_failure = connection_error(error, self._parameters)
+                is_told = self._is_time(self._pool_name)
+            case (str() as name, psycopg.Error()) if name.startswith(WORKERS_POOL):
+                is_told = self._is_time(name)
         text = record.getMessage()
-        clean = scrub(text, secrets_in(self._parameters))
+        clean = _BREAK.sub(" ", scrub(text, secrets_in(self._parameters)))
         if clean != text:
             record.msg, record.args = clean, None
+        return is_told or logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+    def _is_time(self, pool_name: str) -> bool:
+        now = time.monotonic()
+        if now < self._silent_until.get(pool_name, now):
+            return False
+        self._silent_until[pool_name] = now + _SELDOM
         return True

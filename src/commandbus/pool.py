@@ -26,7 +26,7 @@ RECONNECT_TIMEOUT = 4.0
 async def keep_trying(pool: AsyncConnectionPool[Any]) -> None:
     """Begin a new series of attempts to connect where a pool gave one up that somebody needs.
 
-    A pool that nobody asks, and that need not hold connections ready, connects when it is asked.
+    A pool that need not hold connections ready, and that nobody has asked, connects when it is asked.
     """
     found = pool.get_stats()
     if found["requests_waiting"] or found["pool_size"] < found["pool_min"]:

@@ -307,6 +307,26 @@ def test_pools_log_is_scrubbed_and_tells_the_cause(password: str) -> None:
     assert "failed to resolve host" in str(pool_filter.last_failure)
 
 
+def test_of_attempts_that_fail_alike_one_a_minute_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(name: str) -> str | None:
+        error = psycopg.OperationalError("connection failed: no such file\n\tIs the server running?")
+        record = logging.LogRecord("psycopg.pool", logging.WARNING, "", 0, "error in %r: %s", (name, error), None)
+        return record.getMessage() if pool_filter.filter(record) else None
+
+    pool_filter = PoolLogFilter("pool-x", {})
+    begun = time.monotonic()
+    for seconds, is_told in ((0, True), (1, False), (59, False), (61, True), (62, False)):
+        monkeypatch.setattr(time, "monotonic", lambda now=begun + seconds: now)
+        line = "error in {!r}: connection failed: no such file Is the server running?"
+        for name in ("pool-x", "commandbus-worker-pay"):
+            assert told(name) == (line.format(name) if is_told else None), (name, seconds)
+        assert told("of somebody else") == line.format("of somebody else")
+    caplog.set_level(logging.DEBUG, "psycopg.pool")
+    assert told("pool-x")
+
+
 def test_pgbouncers_refusal_has_a_hint() -> None:
     error = connection_error(psycopg.OperationalError("FATAL: unsupported startup parameter: options"), {})
 
@@ -376,6 +396,8 @@ async def test_a_pool_is_back_soon_after_a_long_outage(
 ) -> None:
     def refusals() -> int:
         return sum(message.startswith("error connecting") for message in caplog.messages)
+
+    caplog.set_level(logging.DEBUG, "psycopg.pool")  # where all attempts are told
 
     async def ask(patience: float) -> str:
         async with pool.connection(timeout=patience) as connection:

@@ -98,10 +98,10 @@ def _listen(
             clear_untrusted_proxy_headers=False,  # we believe none, but must see that there is a proxy
         )
     except OSError as error:
-        why = error.strerror
+        field, why = "port", error.strerror
     except ValueError:  # of all that is given here, only a name can be unknown
-        why = "the host is not known"
-    raise InvalidArgumentError("port", f"cannot listen on {url_of(settings)}: {why}")
+        field, why = "host", "the host is not known"
+    raise InvalidArgumentError(field, f"cannot listen on {url_of(settings)}: {why}")
 
 
 def url_of(settings: ConsoleSettings) -> str:

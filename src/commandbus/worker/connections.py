@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.errors import InsufficientPrivilege
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from commandbus._conninfo import WORKERS_POOL
 from commandbus._parameters import connection_parameters
 from commandbus.errors import DatabaseUnavailableError
 from commandbus.pool import RECONNECT_TIMEOUT, CommandBusPool, keep_trying
@@ -31,7 +32,7 @@ def own_pool(pool: AsyncConnectionPool[Any], domain: str, settings: CommandBusSe
         timeout=settings.pool_timeout,
         reconnect_timeout=RECONNECT_TIMEOUT,
         reconnect_failed=keep_trying,
-        name=f"commandbus-worker-{domain}",
+        name=f"{WORKERS_POOL}{domain}",
         open=False,
     )
 

@@ -263,6 +263,15 @@ def test_a_completion_without_a_result_says_nothing_of_one(operator: Browser, wo
     assert "Result" not in operator.get(path).text.partition('id="reply"')[2]
 
 
+def test_a_refused_decision_about_what_does_not_wait_any_more_says_so(operator: Browser, world: World) -> None:
+    one = f"{DOMAIN}/{world.parked[0]}"
+    operator.post("/troubleshooting/cancel", {"command": one, "reason": "gone", "from": "command"})
+    for action, wrong in (("cancel", {}), ("complete", {"result": "{not json"})):
+        answer = operator.post(f"/troubleshooting/{action}", {"command": one, "from": "command", **wrong})
+        assert answer.status_code == 422
+        assert "It does not wait for a decision any more: nothing was done." in answer.text
+
+
 def test_a_refused_decision_stays_on_the_page_it_came_from(operator: Browser, world: World) -> None:
     name = f"{DOMAIN}/{world.parked[0]}"
     for origin, title in (("groups", "By failure"), ("commands", "longest first"), ("command", "It waits for your")):

@@ -272,6 +272,7 @@ def _show_new(form: Form, chosen: Chosen) -> str:
     return render_template(
         "commandbus/pages/redrive_new.html",
         form=form, domains=domains, chosen=chosen, groups=groups, idle=idle, rate=DEFAULT_RATE,
+        most=MAX_REDRIVE,
     )  # fmt: skip
 
 

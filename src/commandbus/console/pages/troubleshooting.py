@@ -8,7 +8,7 @@ from flask import Blueprint, flash, jsonify, redirect, render_template, request,
 from flask.typing import ResponseReturnValue
 
 from commandbus.console.charts import Share, shares
-from commandbus.console.decisions import Chosen, Decide, Tally, read_chosen
+from commandbus.console.decisions import MAX_GROUPS, Chosen, Decide, Tally, read_chosen
 from commandbus.console.decisions import decide as decide_in_steps
 from commandbus.console.forms import Form, posted
 from commandbus.console.pages.commands import story_page
@@ -23,7 +23,6 @@ from commandbus.models import FailureGroup, PageKey, TroubleshootingItem
 page = Blueprint("troubleshooting", __name__)
 
 PAGE = 50
-MAX_GROUPS = 200
 
 
 @dataclass(slots=True)
