@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 
 from commandbus.console.forms import acts_once
 from commandbus.console.recent import recent
-from commandbus.console.security import wants_json
+from commandbus.console.security import known_user, wants_json
 from commandbus.errors import (
     BatchNotFoundError,
     CommandBusError,
@@ -99,7 +99,11 @@ def _on_own_error(error: CommandBusError) -> ResponseReturnValue:
 
 def _on_database_error(error: psycopg.Error) -> ResponseReturnValue:
     """Answer what the server refused; its text can quote data, so only its code is told."""
-    logger.warning("the database refused a call of the console", extra={"sqlstate": error.sqlstate})
+    who = known_user()
+    logger.warning(
+        "the database refused a call of the console" if error.sqlstate else "the database does not answer the console",
+        extra={"sqlstate": error.sqlstate, "page": request.endpoint, "user": who and who.name},
+    )
     if isinstance(error, InsufficientPrivilege | InvalidSchemaName | UndefinedFunction | UndefinedTable):
         recent().forget()  # what was known of rights and schema is so no more
     if isinstance(error, InsufficientPrivilege):

@@ -90,7 +90,7 @@ def test_deep_payloads_of_other_programs_are_shown(
     ],
 )
 def test_what_ends_by_itself_is_503_with_a_plain_sentence(
-    make_app: MakeApp, database_url: str, code: str, sentence: str
+    make_app: MakeApp, database_url: str, caplog: pytest.LogCaptureFixture, code: str, sentence: str
 ) -> None:
     app = make_app()
     with Pool(database_url=database_url) as pool:
@@ -106,6 +106,8 @@ def test_what_ends_by_itself_is_503_with_a_plain_sentence(
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         assert sentence in answer.text
     assert "This page tries again" in page.text
+    logged = [(one.__dict__["sqlstate"], one.__dict__["page"], bool(one.__dict__["user"])) for one in caplog.records]
+    assert logged == [(code, "look", True), (code, "busy_json", True)]
 
 
 def test_a_redrive_that_is_locked_is_busy_and_the_page_sends_no_form_by_itself(
