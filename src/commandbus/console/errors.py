@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 
 from commandbus.console.forms import acts_once
 from commandbus.console.recent import recent
-from commandbus.console.security import known_user, wants_json
+from commandbus.console.security import OldFormError, known_user, wants_json
 from commandbus.errors import (
     BatchNotFoundError,
     CommandBusError,
@@ -88,7 +88,7 @@ def _on_http_error(error: HTTPException) -> ResponseReturnValue:
     headers = {name: value for name, value in error.get_headers() if name in _KEPT}
     own = error.description if type(error).description != error.description else None
     sentence = own if isinstance(own, str) and status < 500 else _SENTENCES.get(status, _TITLES.get(status, "Refused."))
-    return _answer(status, sentence, headers=headers)
+    return _answer(status, sentence, headers=headers, is_lost=isinstance(error, OldFormError))
 
 
 def _on_own_error(error: CommandBusError) -> ResponseReturnValue:
@@ -146,10 +146,11 @@ def _answer(
     headers: Mapping[str, str] | None = None,
     title: str | None = None,
     is_away: bool = False,
+    is_lost: bool = False,
 ) -> ResponseReturnValue:
     sentence = sentence[:1].upper() + sentence[1:]
-    lost_form = request.form if is_away and request.method == "POST" and _is_ours() else None
-    if lost_form is not None and not wants_json():
+    lost_form = request.form if (is_away or is_lost) and request.method == "POST" and _is_ours() else None
+    if is_away and lost_form is not None and not wants_json():
         sentence = sentence.rstrip(".") + "." + _UNKNOWN + (_ONCE if acts_once() else _LOOK)
     if wants_json():
         response = problem(status, sentence, errors, title=title)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, abort, current_app, make_response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import TooManyRequests
+from werkzeug.exceptions import Forbidden, TooManyRequests
 
 from commandbus.console.clients import client_of
 from commandbus.console.forms import refuse_broken_text
@@ -264,12 +264,16 @@ def _check_origin(settings: ConsoleSettings) -> None:
         abort(403, "This was sent from another site.")
 
 
+class OldFormError(Forbidden):
+    """A form does not carry the token of this session."""
+
+
 def _check_csrf() -> None:
     """Refuse posts that do not come from a form of this session."""
     expected = session.get(_CSRF, "")
     given = request.headers.get("X-CSRF-Token") or request.form.get(CSRF_FIELD, "")
     if not expected or not hmac.compare_digest(str(expected).encode(), given.encode("utf-8", "replace")):
-        abort(403, "The form is too old, or not from this console: go back, reload the page, and try again.")
+        raise OldFormError("The form is too old, or not from this console: go back, reload the page, and try again.")
 
 
 def wants_json() -> bool:

@@ -52,6 +52,14 @@ def test_without_a_csrf_token_nothing_is_accepted(app: Flask, world: World, oper
     assert unchanged()
 
 
+def test_a_form_that_is_too_old_shows_what_was_written(operator: Browser) -> None:
+    answer = operator.post_raw("/send", {"data": '{"a": "<b>"}', "reason": "why", "csrf_token": "of another time"})
+    assert answer.status_code == 403
+    assert "{&#34;a&#34;: &#34;&lt;b&gt;&#34;}</textarea>" in answer.text
+    assert "why</textarea>" in answer.text
+    assert "Send it once more" not in answer.text
+
+
 def test_the_csrf_token_of_another_session_is_refused(app: Flask, world: World, operator: Browser) -> None:
     other = Browser(app, OPERATOR_TOKEN).csrf_token()
     for _, path, _ in routes(app, world, "POST"):
