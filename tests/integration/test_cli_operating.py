@@ -305,6 +305,26 @@ def test_the_audit_of_all_is_searched(cli: Cli, database_url: str) -> None:
     assert "there is no domain" in cli.refusal("audit", "--domain", "nobody", code=1)
 
 
+def test_the_audit_goes_on_where_it_ended(cli: Cli, database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        bus.send_new(5, domain=DOMAIN)  # of one set, which has one time
+    every = cli.json("audit")
+    assert len({event["timestamp"] for event in every}) < len(every)
+    first = cli("audit", "--limit", 2)
+    said = re.fullmatch("the first 2: there may be more, go on with --start (.+)\n", first.stderr)
+    assert said, first.stderr
+    rest = cli.json("audit", "--limit", 2, "--start", said[1])
+    assert rest == every[2:4]
+    key = f"{rest[-1]['timestamp']}_{rest[-1]['audit_id']}"
+    assert cli.json("audit", "--start", key) == every[4:]
+    assert cli.json("audit", "--start", key, "--before", "2999-01-01") == every[4:]
+    assert cli.json("audit", "--start", key, "--before", every[-1]["timestamp"]) == []
+    command_id = every[0]["command_id"]
+    assert "one story" in cli.refusal("audit", command_id, "--start", key, code=2)
+    for wrong in ("x", "2030-01-31T12:00_7", "2030-01-31T12:00:00Z_x", "2030-01-31T12:00:00Z_0", key.split("_")[0]):
+        assert "--start: must be " in cli.refusal("audit", "--start", wrong, code=2)
+
+
 def test_the_story_of_a_conversation_is_told_in_order(cli: Cli) -> None:
     correlation_id = uuid4()
     data = ("{}", "--correlation-id", correlation_id)
