@@ -21,6 +21,7 @@ from commandbus import (
     Worker,
     __version__,
 )
+from commandbus.cli.output import error_json
 from tests.cli_process import COMMAND, Cli, environment, wait_for
 from tests.support import missing, scratch_directory
 
@@ -312,6 +313,16 @@ def test_an_operator_decides_and_each_refusal_is_reported(cli: Cli) -> None:
     assert set(retried["retried"]) == {str(second), str(third)}
     assert retried["refused"] == []
     assert status_of(url, third) is CommandStatus.PENDING
+
+
+def test_json_shows_what_would_be_hidden(cli: Cli) -> None:
+    hidden = "\u202e\u200b\x7f\u0085\U000e0041"
+    command_id = cli.json("send", DOMAIN, "Debit", json.dumps({f"é{hidden}": hidden}))["command_id"]
+    done = cli("message", DOMAIN, command_id, "--json")
+    assert r"é\u202e\u200b\u007f\u0085\udb40\udc41" in done.stdout
+    assert done.stdout.replace("\n", "").isprintable()
+    assert json.loads(done.stdout)["data"] == {f"é{hidden}": hidden}
+    assert error_json({"message": hidden}) == r'{"error": {"message": "\u202e\u200b\u007f\u0085\udb40\udc41"}}'
 
 
 def test_usage_errors_are_json_too_when_asked(lost: Cli) -> None:
