@@ -248,16 +248,35 @@ def test_a_redrive_of_an_id_is_started_once_however_often_it_is_asked_for(cli: C
     start = ("redrive", "start", DOMAIN, "--rate", 5, "--redrive-id", redrive_id)
     assert "nothing" in cli.refusal(*start, code=1)
     park(database_url, 2)
-    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": True}
+    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": True, "differs": []}
     park(database_url, 1)
     again = cli(*start)
     assert (again.returncode, again.stdout) == (0, f"{redrive_id}\n")
     assert again.stderr == f"redrive {redrive_id} was started before\n"
     cli.text("redrive", "stop", redrive_id)
-    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": False}
+    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": False, "differs": []}
     assert [(one["redrive_id"], one["total_count"]) for one in cli.json("redrive", "list")] == [(str(redrive_id), 2)]
     cli.text("queue", "create", "other")
-    assert "exists" in cli.refusal(*start[:2], "other", *start[3:], code=1)
+    said = cli.refusal(*start[:2], "other", *start[3:], code=1)
+    assert said == f"commandbus: redrive {redrive_id} belongs to domain {DOMAIN}\n"
+
+
+def test_a_redrive_that_was_started_otherwise_says_what_differs(cli: Cli, database_url: str) -> None:
+    first, *_ = park(database_url, 3)
+    redrive_id = uuid4()
+    start = ("redrive", "start", DOMAIN, "--redrive-id", redrive_id)
+    cli.text(*start, "--rate", 5, "--stop-after", 2)
+    stays = f"redrive {redrive_id} was started before and stays as it is: "
+    for options, said in (
+        (("--rate", 7.5, "--stop-after", 2), "--rate is 5, not 7.5"),
+        (("--rate", 5), "--stop-after is 2, not none"),
+        (("--rate", 5, "--stop-after", 2, "--limit", 2), "it has 3 commands, more than --limit gives"),
+        (("--rate", 5, "--stop-after", 2, "--id", first), "it has 3 commands, more than --id gives"),
+    ):
+        again = cli(*start, *options)
+        assert (again.returncode, again.stdout, again.stderr) == (0, f"{redrive_id}\n", f"{stays}{said}\n")
+    assert cli.json(*start, "--rate", 7, "--limit", 1)["differs"] == ["--rate", "--stop-after", "--limit"]
+    assert cli.json("redrive", "show", redrive_id)["rate"] == 5
 
 
 def test_a_redrive_of_chosen_commands_is_started(cli: Cli, database_url: str) -> None:
