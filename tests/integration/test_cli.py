@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -364,6 +365,35 @@ def test_a_misspelt_variable_is_told_once_and_without_its_value() -> None:
         (warning, *_) = [json.loads(line) for line in said(*worker, "--processes", processes).splitlines()[:-1]]
         assert warning["level"] == "WARNING"
         assert (warning["variable"], warning["meant"]) == ("COMMANDBUS_POOL_MAXSIZE", "COMMANDBUS_POOL_MAX_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (("find",), "COMMANDBUS_POOL_TIMEOUT"),
+        (("find",), "commandbus_pool_timeout"),
+        (("find",), "COMMANDBUS_POOL_MAX_SIZE"),  # of which it has its own
+        (("doctor",), "COMMANDBUS_POOL_MAX_SIZE"),
+        (("send", DOMAIN, "Debit", "{}"), "COMMANDBUS_MAX_PAYLOAD_BYTES"),
+        (("maintain",), "COMMANDBUS_KEEP_AUDIT_DAYS"),
+        (("worker", "commandbus.demo.handlers:registry", "--domain", "demo"), "COMMANDBUS_POOL_MAX_SIZE"),
+        (("console",), "COMMANDBUS_POOL_TIMEOUT"),
+        (("console",), "COMMANDBUS_CONSOLE_PORT"),
+    ],
+)
+def test_a_wrong_setting_is_called_as_its_variable(arguments: tuple[str, ...], variable: str) -> None:
+    variables = environment(NOBODY) | {variable: "abc"}
+    done = subprocess.run([*COMMAND, *arguments], env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"commandbus: {variable}: must be a valid (number|integer)\n", done.stderr), done.stderr
+
+
+def test_settings_that_do_not_fit_together_are_called_as_their_variables() -> None:
+    sizes = {"COMMANDBUS_POOL_MIN_SIZE": "7", "COMMANDBUS_POOL_MAX_SIZE": "6"}
+    command = (*COMMAND, "console")
+    done = subprocess.run(command, env=environment(NOBODY) | sizes, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "commandbus: settings: COMMANDBUS_POOL_MAX_SIZE must be at least COMMANDBUS_POOL_MIN_SIZE\n"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import typer
 from commandbus.cli.options import AsJson, DatabaseUrl, examples, resolve_url
 from commandbus.cli.output import print_json, print_rows
 from commandbus.cli.problem import describe
+from commandbus.cli.variables import check_settings
 from commandbus.cli.work import worker_settings
 from commandbus.doctor import Check, Plan, Status, examine
 from commandbus.doctor.check import problem
@@ -56,6 +57,7 @@ def _plan(url: str, processes: int | None, concurrency: int) -> Plan | None:
 
 
 def _examine(url: str, plan: Plan | None) -> Iterator[Check]:
+    check_settings()
     try:
         with CommandBusPool(database_url=url, pool_min_size=0, pool_max_size=2) as pool:
             yield from examine(pool, url, plan)
