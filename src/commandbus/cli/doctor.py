@@ -16,6 +16,7 @@ from commandbus.doctor.check import problem
 from commandbus.errors import CommandBusError, InvalidArgumentError
 from commandbus.payload import check_count
 from commandbus.sync.pool import CommandBusPool
+from commandbus.worker.limits import check_concurrency
 
 EXAMPLES = examples("doctor", "doctor --processes 8 --concurrency 20", "doctor --json")
 
@@ -51,7 +52,7 @@ def _plan(url: str, processes: int | None, concurrency: int) -> Plan | None:
     if processes is None:
         return None
     check_count(processes, "processes", 1, 10_000)
-    settings = worker_settings(url, check_count(concurrency, "concurrency", 1, 10_000))
+    settings = worker_settings(url, check_concurrency(concurrency))
     can_listen = not settings.pgbouncer or bool(settings.listen_database_url)
     return Plan(processes, settings.pool_max_size, settings.notify and can_listen)
 
