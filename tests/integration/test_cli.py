@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from commandbus import (
     Worker,
     __version__,
 )
+from commandbus.cli.output import error_json
 from tests.cli_process import COMMAND, Cli, environment, wait_for
 from tests.support import missing, scratch_directory
 
@@ -314,6 +316,16 @@ def test_an_operator_decides_and_each_refusal_is_reported(cli: Cli) -> None:
     assert status_of(url, third) is CommandStatus.PENDING
 
 
+def test_json_shows_what_would_be_hidden(cli: Cli) -> None:
+    hidden = "\u202e\u200b\x7f\u0085\U000e0041"
+    command_id = cli.json("send", DOMAIN, "Debit", json.dumps({f"é{hidden}": hidden}))["command_id"]
+    done = cli("message", DOMAIN, command_id, "--json")
+    assert r"é\u202e\u200b\u007f\u0085\udb40\udc41" in done.stdout
+    assert done.stdout.replace("\n", "").isprintable()
+    assert json.loads(done.stdout)["data"] == {f"é{hidden}": hidden}
+    assert error_json({"message": hidden}) == r'{"error": {"message": "\u202e\u200b\u007f\u0085\udb40\udc41"}}'
+
+
 def test_usage_errors_are_json_too_when_asked(lost: Cli) -> None:
     said = json.loads(lost.refusal("status", DOMAIN, "no-uuid", "--json", code=2))
     assert said["error"]["type"] == "UsageError"
@@ -353,6 +365,35 @@ def test_a_misspelt_variable_is_told_once_and_without_its_value() -> None:
         (warning, *_) = [json.loads(line) for line in said(*worker, "--processes", processes).splitlines()[:-1]]
         assert warning["level"] == "WARNING"
         assert (warning["variable"], warning["meant"]) == ("COMMANDBUS_POOL_MAXSIZE", "COMMANDBUS_POOL_MAX_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (("find",), "COMMANDBUS_POOL_TIMEOUT"),
+        (("find",), "commandbus_pool_timeout"),
+        (("find",), "COMMANDBUS_POOL_MAX_SIZE"),  # of which it has its own
+        (("doctor",), "COMMANDBUS_POOL_MAX_SIZE"),
+        (("send", DOMAIN, "Debit", "{}"), "COMMANDBUS_MAX_PAYLOAD_BYTES"),
+        (("maintain",), "COMMANDBUS_KEEP_AUDIT_DAYS"),
+        (("worker", "commandbus.demo.handlers:registry", "--domain", "demo"), "COMMANDBUS_POOL_MAX_SIZE"),
+        (("console",), "COMMANDBUS_POOL_TIMEOUT"),
+        (("console",), "COMMANDBUS_CONSOLE_PORT"),
+    ],
+)
+def test_a_wrong_setting_is_called_as_its_variable(arguments: tuple[str, ...], variable: str) -> None:
+    variables = environment(NOBODY) | {variable: "abc"}
+    done = subprocess.run([*COMMAND, *arguments], env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"commandbus: {variable}: must be a valid (number|integer)\n", done.stderr), done.stderr
+
+
+def test_settings_that_do_not_fit_together_are_called_as_their_variables() -> None:
+    sizes = {"COMMANDBUS_POOL_MIN_SIZE": "7", "COMMANDBUS_POOL_MAX_SIZE": "6"}
+    command = (*COMMAND, "console")
+    done = subprocess.run(command, env=environment(NOBODY) | sizes, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "commandbus: settings: COMMANDBUS_POOL_MAX_SIZE must be at least COMMANDBUS_POOL_MIN_SIZE\n"
 
 
 @pytest.mark.parametrize(

@@ -248,16 +248,35 @@ def test_a_redrive_of_an_id_is_started_once_however_often_it_is_asked_for(cli: C
     start = ("redrive", "start", DOMAIN, "--rate", 5, "--redrive-id", redrive_id)
     assert "nothing" in cli.refusal(*start, code=1)
     park(database_url, 2)
-    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": True}
+    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": True, "differs": []}
     park(database_url, 1)
     again = cli(*start)
     assert (again.returncode, again.stdout) == (0, f"{redrive_id}\n")
     assert again.stderr == f"redrive {redrive_id} was started before\n"
     cli.text("redrive", "stop", redrive_id)
-    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": False}
+    assert cli.json(*start) == {"redrive_id": str(redrive_id), "started": False, "differs": []}
     assert [(one["redrive_id"], one["total_count"]) for one in cli.json("redrive", "list")] == [(str(redrive_id), 2)]
     cli.text("queue", "create", "other")
-    assert "exists" in cli.refusal(*start[:2], "other", *start[3:], code=1)
+    said = cli.refusal(*start[:2], "other", *start[3:], code=1)
+    assert said == f"commandbus: redrive {redrive_id} belongs to domain {DOMAIN}\n"
+
+
+def test_a_redrive_that_was_started_otherwise_says_what_differs(cli: Cli, database_url: str) -> None:
+    first, *_ = park(database_url, 3)
+    redrive_id = uuid4()
+    start = ("redrive", "start", DOMAIN, "--redrive-id", redrive_id)
+    cli.text(*start, "--rate", 5, "--stop-after", 2)
+    stays = f"redrive {redrive_id} was started before and stays as it is: "
+    for options, said in (
+        (("--rate", 7.5, "--stop-after", 2), "--rate is 5, not 7.5"),
+        (("--rate", 5), "--stop-after is 2, not none"),
+        (("--rate", 5, "--stop-after", 2, "--limit", 2), "it has 3 commands, more than --limit gives"),
+        (("--rate", 5, "--stop-after", 2, "--id", first), "it has 3 commands, more than --id gives"),
+    ):
+        again = cli(*start, *options)
+        assert (again.returncode, again.stdout, again.stderr) == (0, f"{redrive_id}\n", f"{stays}{said}\n")
+    assert cli.json(*start, "--rate", 7, "--limit", 1)["differs"] == ["--rate", "--stop-after", "--limit"]
+    assert cli.json("redrive", "show", redrive_id)["rate"] == 5
 
 
 def test_a_redrive_of_chosen_commands_is_started(cli: Cli, database_url: str) -> None:
@@ -303,6 +322,26 @@ def test_the_audit_of_all_is_searched(cli: Cli, database_url: str) -> None:
     ):
         assert said in cli.refusal("audit", *options, code=2)
     assert "there is no domain" in cli.refusal("audit", "--domain", "nobody", code=1)
+
+
+def test_the_audit_goes_on_where_it_ended(cli: Cli, database_url: str) -> None:
+    with open_bus(database_url) as bus:
+        bus.send_new(5, domain=DOMAIN)  # of one set, which has one time
+    every = cli.json("audit")
+    assert len({event["timestamp"] for event in every}) < len(every)
+    first = cli("audit", "--limit", 2)
+    said = re.fullmatch("the first 2: there may be more, go on with --start (.+)\n", first.stderr)
+    assert said, first.stderr
+    rest = cli.json("audit", "--limit", 2, "--start", said[1])
+    assert rest == every[2:4]
+    key = f"{rest[-1]['timestamp']}_{rest[-1]['audit_id']}"
+    assert cli.json("audit", "--start", key) == every[4:]
+    assert cli.json("audit", "--start", key, "--before", "2999-01-01") == every[4:]
+    assert cli.json("audit", "--start", key, "--before", every[-1]["timestamp"]) == []
+    command_id = every[0]["command_id"]
+    assert "one story" in cli.refusal("audit", command_id, "--start", key, code=2)
+    for wrong in ("x", "2030-01-31T12:00_7", "2030-01-31T12:00:00Z_x", "2030-01-31T12:00:00Z_0", key.split("_")[0]):
+        assert "--start: must be " in cli.refusal("audit", "--start", wrong, code=2)
 
 
 def test_the_story_of_a_conversation_is_told_in_order(cli: Cli) -> None:

@@ -209,6 +209,26 @@ def test_a_worker_that_cannot_work_does_not_start(
     assert said in cli.refusal(*arguments("--log-level", "error", *options, target=target), code=2)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--concurrency", 0),
+        ("--concurrency", 10_001),
+        ("--poll-interval", 0),
+        ("--visibility-timeout", 0),
+        ("--grace", -1),
+        ("--processes", 0),
+        ("--retry-delays", "-1"),
+        ("--domain", "X"),
+    ],
+)
+def test_a_bad_option_is_refused_before_anything_is_done(cli: Cli, option: str, value: object) -> None:
+    cli.url = "postgresql://127.0.0.1:1/nowhere"
+    said = cli.refusal(*arguments(option, value, target="nowhere:registry"), code=2)
+    assert said.startswith(f"commandbus: {option}: ")
+    assert said.count("\n") == 1
+
+
 def test_a_worker_without_a_database_says_so_and_ends(cli: Cli) -> None:
     cli.url = "postgresql://app:sesam-open@127.0.0.1:1/app"
     said = cli.refusal(*arguments("--processes", 2), code=1)

@@ -9,12 +9,14 @@ import typer
 from commandbus.cli.options import AsJson, DatabaseUrl, examples, resolve_url
 from commandbus.cli.output import print_json, print_rows
 from commandbus.cli.problem import describe
+from commandbus.cli.variables import check_settings
 from commandbus.cli.work import worker_settings
 from commandbus.doctor import Check, Plan, Status, examine
 from commandbus.doctor.check import problem
 from commandbus.errors import CommandBusError, InvalidArgumentError
 from commandbus.payload import check_count
 from commandbus.sync.pool import CommandBusPool
+from commandbus.worker.limits import check_concurrency
 
 EXAMPLES = examples("doctor", "doctor --processes 8 --concurrency 20", "doctor --json")
 
@@ -50,12 +52,13 @@ def _plan(url: str, processes: int | None, concurrency: int) -> Plan | None:
     if processes is None:
         return None
     check_count(processes, "processes", 1, 10_000)
-    settings = worker_settings(url, check_count(concurrency, "concurrency", 1, 10_000))
+    settings = worker_settings(url, check_concurrency(concurrency))
     can_listen = not settings.pgbouncer or bool(settings.listen_database_url)
     return Plan(processes, settings.pool_max_size, settings.notify and can_listen)
 
 
 def _examine(url: str, plan: Plan | None) -> Iterator[Check]:
+    check_settings()
     try:
         with CommandBusPool(database_url=url, pool_min_size=0, pool_max_size=2) as pool:
             yield from examine(pool, url, plan)

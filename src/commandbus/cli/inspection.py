@@ -1,5 +1,6 @@
 """`commandbus status`, `message` and `audit`: one command's state, data and story, and what happened to all."""
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -18,11 +19,11 @@ from commandbus.cli.options import (
     open_pool,
     read_span,
 )
-from commandbus.cli.output import note, note_more, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import note, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import CommandNotFoundError, InvalidOperationError
 from commandbus.models import AuditEvent
-from commandbus.payload import MAX_PAGE
+from commandbus.payload import MAX_PAGE, read_event_key, write_event_key
 from commandbus.sync.bus import CommandBus
 
 _ID = "6f1c0a52-7f0e-4b1e-9d55-0d8f5f3f6a11"
@@ -72,6 +73,10 @@ def audit(
     after: After = None,
     before: Before = None,
     correlation_id: Annotated[UUID | None, typer.Option(help="Of all commands of a conversation.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Go on behind the last one before: its timestamp, _ and its audit_id.", metavar="KEY"),
+    ] = None,
     limit: Limit = 100,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
@@ -79,9 +84,12 @@ def audit(
     """Tell what happened: to a command, a batch or a conversation, oldest first; or to all, newest first."""
     if command_id is not None and correlation_id is not None:
         raise Problem("say either the command or the conversation", BAD_INPUT)
-    if (command_id or correlation_id) and (event_type or after or before):
-        raise Problem("--event, --after and --before are for all: a command or a conversation has one story", BAD_INPUT)
+    if (command_id or correlation_id) and (event_type or after or before or start):
+        raise Problem(
+            "--event, --after, --before and --start are for all: a command or a conversation has one story", BAD_INPUT
+        )
     begin, end = read_span(after, before)
+    end, before_id = _place(start, end)
     with open_pool(database_url) as pool:
         bus = CommandBus(pool)
         if correlation_id is not None:
@@ -90,8 +98,11 @@ def audit(
             found = bus.get_audit_trail(command_id, domain, exact=True)
         else:
             chosen = None if domain is None else known_domain(pool, domain)
-            found = bus.query_audit(chosen, event_type, after=begin, before=end, limit=limit, exact=True)
-            note_more(found, limit, "--limit and --before")
+            found = bus.query_audit(
+                chosen, event_type, after=begin, before=end, before_id=before_id, limit=limit, exact=True
+            )
+            if len(found) == limit:
+                note(f"the first {limit:,}: there may be more, go on with --start {write_event_key(found[-1])}")
     one = command_id or correlation_id
     if one is not None and not found:
         raise CommandNotFoundError(domain, one, f"nothing is known of {one}")
@@ -99,6 +110,14 @@ def audit(
         print_json(found)
     else:
         print_rows([row_of(event) for event in found], _COLUMNS if command_id else ("command_id", *_COLUMNS))
+
+
+def _place(start: str | None, end: datetime | None) -> tuple[datetime | None, int | None]:
+    """Return before which time, and at that very time before which event, the list goes on."""
+    if start is None:
+        return end, None
+    at, audit_id = read_event_key(start, "start")
+    return (at, audit_id) if end is None or at < end else (end, None)
 
 
 def _of_conversation(bus: CommandBus, domain: str | None, correlation_id: UUID) -> list[AuditEvent]:

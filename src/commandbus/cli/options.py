@@ -12,6 +12,7 @@ from uuid import UUID
 import typer
 
 from commandbus.cli.output import note
+from commandbus.cli.variables import check_settings
 from commandbus.embedded import EmbeddedServer, default_data_directory
 from commandbus.errors import InvalidArgumentError, QueueNotFoundError
 from commandbus.payload import MAX_PAGE, check_domain, check_operator, check_reason, parse_json, parse_time
@@ -140,9 +141,10 @@ def open_pool(given_url: str | None) -> Iterator[CommandBusPool]:
     """Give a small pool for one command.
 
     Raises:
-        InvalidArgumentError: there is no URL, or it cannot be read.
+        InvalidArgumentError: there is no URL, it cannot be read, or a variable breaks its limit.
         DatabaseUnavailableError, SchemaError: the database cannot be used.
     """
     url = resolve_url(given_url)
+    check_settings()
     with CommandBusPool(database_url=url, pool_min_size=0, pool_max_size=2) as pool:
         yield pool

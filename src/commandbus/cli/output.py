@@ -76,12 +76,25 @@ def print_json(value: object) -> None:
     """Print one JSON document; records become objects, ids, times and paths their text."""
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     text = write_json(value, json.JSONEncoder(default=_to_json, ensure_ascii=not is_unicode), indent=2)
-    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
+    sys.stdout.write(_without_hidden(text) + "\n")
 
 
 def error_json(error: Row) -> str:
     """Return the JSON document that goes to stderr for an error."""
-    return json.dumps({"error": error}, default=_to_json)
+    return _without_hidden(json.dumps({"error": error}, default=_to_json))
+
+
+def _without_hidden(text: str) -> str:
+    """Return a JSON text with JSON's own escapes in place of what is not seen, or could steer a terminal."""
+    lines = (line if line.isprintable() else "".join(map(_json_escape, line)) for line in text.split("\n"))
+    return "\n".join(lines)
+
+
+def _json_escape(character: str) -> str:
+    if character.isprintable():
+        return character
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:

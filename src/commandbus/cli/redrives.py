@@ -20,10 +20,10 @@ from commandbus.cli.options import (
     login,
     open_pool,
 )
-from commandbus.cli.output import note, note_more, print_facts, print_json, print_rows, row_of
+from commandbus.cli.output import counted, note, note_more, print_facts, print_json, print_rows, row_of
 from commandbus.cli.problem import BAD_INPUT, Problem
 from commandbus.errors import InvalidArgumentError, InvalidOperationError
-from commandbus.models import RedriveStatus
+from commandbus.models import Redrive, RedriveStatus
 from commandbus.payload import MAX_REDRIVE, check_uuid
 from commandbus.sync.redrives import Redrives
 
@@ -80,6 +80,7 @@ def start(
     if command_ids and group is not None:
         raise Problem("--id and --group exclude each other", BAD_INPUT)
     chosen = list(_read_ids(command_ids)) if command_ids else None
+    differs: dict[str, str] = {}
     with open_pool(database_url) as pool:
         redrives = Redrives(pool)
         try:
@@ -95,22 +96,41 @@ def start(
                 redrive_id=chosen_id,
             )
         except InvalidOperationError:
-            if chosen_id is None or not _is_there(redrives, domain, chosen_id):
+            found = None if chosen_id is None else redrives.get(chosen_id)
+            if found is None:
                 raise
-            redrive_id, is_new = chosen_id, False
-            note(f"redrive {redrive_id} was started before")
+            redrive_id, is_new = found.redrive.redrive_id, False
+            if found.redrive.domain != domain:
+                raise Problem(f"redrive {redrive_id} belongs to domain {found.redrive.domain}") from None
+            differs = _compare(found.redrive, rate, stop_after, limit, chosen)
+            stays = f" and stays as it is: {', '.join(differs.values())}" if differs else ""
+            note(f"redrive {redrive_id} was started before{stays}")
         else:
             is_new = True
             _tell(redrives, domain, redrive_id, chosen)
     if as_json:
-        print_json({"redrive_id": redrive_id, "started": is_new})
+        print_json({"redrive_id": redrive_id, "started": is_new, "differs": list(differs)})
     else:
         typer.echo(redrive_id)
 
 
-def _is_there(redrives: Redrives, domain: str, redrive_id: UUID) -> bool:
-    progress = redrives.get(redrive_id)
-    return progress is not None and progress.redrive.domain == domain
+def _compare(
+    found: Redrive, rate: float, stop_after: int | None, limit: int, command_ids: Sequence[UUID] | None
+) -> dict[str, str]:
+    """Return the options that a redrive was certainly not started with, each with a text about it.
+
+    Its group and its ids are not known any more, only that there were no more commands than these.
+    """
+    differs = {}
+    if found.rate != rate:
+        differs["--rate"] = f"--rate is {found.rate:.15g}, not {rate:.15g}"
+    if found.stop_after != stop_after:
+        differs["--stop-after"] = f"--stop-after is {found.stop_after or 'none'}, not {stop_after or 'none'}"
+    most = {"--limit": limit} | ({} if command_ids is None else {"--id": len(command_ids)})
+    for option, count in most.items():
+        if found.total_count > count:
+            differs[option] = f"it has {counted(found.total_count, 'command')}, more than {option} gives"
+    return differs
 
 
 def _tell(redrives: Redrives, domain: str, redrive_id: UUID, command_ids: Sequence[UUID] | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from commandbus.cli.variables import variable_of, with_variables
 from commandbus.errors import InvalidArgumentError
 
 
@@ -45,10 +46,11 @@ def _as_typed(context: Any) -> Iterator[None]:  # noqa: ANN401
     try:
         yield
     except InvalidArgumentError as error:
-        spelling = next(
-            filter(None, (_spelling(context, p) for p in context.command.params if p.name == error.field)), ""
-        )
-        if not spelling:
+        if error.field == "settings":  # which the command line gives as variables only
+            raise InvalidArgumentError(error.field, with_variables(error.problem)) from None
+        given = (_spelling(context, p) for p in context.command.params if p.name == error.field)
+        spelling = next(filter(None, given), None) or variable_of(error.field)
+        if spelling is None:
             raise
         raise InvalidArgumentError(spelling, error.problem) from None
 

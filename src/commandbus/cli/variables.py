@@ -1,8 +1,11 @@
-"""COMMANDBUS_* variables that look like settings and are none: a slip of the pen is told, not passed over."""
+"""COMMANDBUS_* variables: which one gave a setting, and which look like settings and are none."""
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
+from commandbus.errors import InvalidArgumentError
 from commandbus.settings import CommandBusSettings
 
 _PREFIX = "COMMANDBUS_"
@@ -31,6 +34,35 @@ _KNOWN = (
 # Of docker-compose.yml and the project's tests, which resemble a setting. Others do not, and anybody may have some.
 _OTHERS = ("HANDLERS_DIRECTORY", "TEST_DATABASE_URL")
 _LIKENESS = 0.65  # of 1: a wrong letter leaves about 0.9, a missing word 0.7
+
+
+def variable_of(setting: str) -> str | None:
+    """Return the variable that gives a setting of ours or of the console, as it is spelt, or None where none does.
+
+    Args:
+        setting: a field's name.
+    """
+    names = {_PREFIX + setting.upper(), f"{_PREFIX}CONSOLE_{setting.upper()}"} & {_PREFIX + name for name in _KNOWN}
+    return next((variable for variable, value in os.environ.items() if value and variable.upper() in names), None)
+
+
+def with_variables(text: str) -> str:
+    """Return a text with the names of variables in place of those of the settings."""
+    settings = "|".join(name for name in CommandBusSettings.model_fields if "_" in name)
+    return re.sub(rf"\b(?:{settings})\b", lambda name: _PREFIX + name[0].upper(), text)
+
+
+def check_settings() -> None:
+    """Refuse variables that break a limit, also where a command has a value of its own and would not read them.
+
+    Raises:
+        InvalidArgumentError: one does. What does not fit together is no matter here: the command may change it.
+    """
+    try:
+        CommandBusSettings.load()
+    except InvalidArgumentError as error:
+        if error.field in CommandBusSettings.model_fields:
+            raise
 
 
 def misspelt_settings(variables: Iterable[str]) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from commandbus.errors import InvalidArgumentError
 from commandbus.payload import check_count, check_domain, check_timeout
 from commandbus.retry import RetryPolicy
 from commandbus.settings import CommandBusSettings
+from commandbus.worker.limits import check_concurrency, check_poll_interval, check_visibility_timeout
 
 logger = logging.getLogger("commandbus.cli.worker")
 
@@ -103,9 +104,9 @@ def worker(
     check_count(processes, "processes", 1, _MOST_PROCESSES)
     options = ServeOptions(
         domain=check_domain(domain),
-        concurrency=concurrency,
-        poll_interval=poll_interval,
-        visibility_timeout=visibility_timeout,
+        concurrency=check_concurrency(concurrency),
+        poll_interval=check_poll_interval(poll_interval),
+        visibility_timeout=check_visibility_timeout(visibility_timeout),
         use_notify=not no_notify,
         grace=check_timeout(grace, "grace"),
         policy=RetryPolicy(backoff_schedule=_delays(backoff_schedule)),

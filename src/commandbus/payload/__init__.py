@@ -35,7 +35,7 @@ from commandbus.payload.json_text import (
     encode_value,
     parse_json,
 )
-from commandbus.payload.keys import read_key, write_key
+from commandbus.payload.keys import read_event_key, read_key, write_event_key, write_key
 from commandbus.payload.texts import (
     MAX_ERROR_LENGTH,
     clean_text,
@@ -83,7 +83,9 @@ __all__ = [
     "is_hidden",
     "parse_json",
     "parse_time",
+    "read_event_key",
     "read_key",
+    "write_event_key",
     "write_json",
     "write_key",
 ]

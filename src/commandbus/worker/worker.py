@@ -25,16 +25,18 @@ from commandbus.worker.connections import listening, open_now, own_pool
 from commandbus.worker.engine import Engine, RunOptions
 from commandbus.worker.housekeeping import keep_house
 from commandbus.worker.leases import make_extender
+from commandbus.worker.limits import (
+    MAX_BATCH_SIZE,
+    check_concurrency,
+    check_poll_interval,
+    check_visibility_timeout,
+)
 from commandbus.worker.places import place_of
 from commandbus.worker.received import ReceivedCommand, to_received, without_faults
 from commandbus.worker.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 
-MAX_CONCURRENCY = 10_000
-MAX_BATCH_SIZE = 1_000
-_MAX_VISIBILITY_TIMEOUT = 86_400
-_MAX_POLL_INTERVAL = 3_600
 _LAST_CALLS = 5.0
 
 
@@ -69,7 +71,7 @@ class Worker:
         if not isinstance(retry_policy, RetryPolicy | None):
             raise InvalidArgumentError("retry_policy", "must be a RetryPolicy")
         self._registry = HandlerRegistry() if registry is None else registry
-        self._visibility_timeout = check_count(visibility_timeout, "visibility_timeout", 1, _MAX_VISIBILITY_TIMEOUT)
+        self._visibility_timeout = check_visibility_timeout(visibility_timeout)
         self._policy = retry_policy or RetryPolicy()
         self._settings = settings_of(pool)
         self._commands = PostgresCommandRepository(pool)
@@ -121,7 +123,7 @@ class Worker:
             limit=check_count(batch_size, "batch_size", 1, 10_000),
             visibility_timeout=self._visibility_timeout
             if visibility_timeout is None
-            else check_count(visibility_timeout, "visibility_timeout", 1, _MAX_VISIBILITY_TIMEOUT),
+            else check_visibility_timeout(visibility_timeout),
         )
         received = []
         extender = make_extender(self._commands, self._domain, self._visibility_timeout)
@@ -272,8 +274,8 @@ class Worker:
     def _run_options(self, concurrency: int, poll_interval: float, batch_size: int, *, use_notify: bool) -> RunOptions:
         return RunOptions(
             domain=self._domain,
-            concurrency=check_count(concurrency, "concurrency", 1, MAX_CONCURRENCY),
-            poll_interval=check_timeout(poll_interval, "poll_interval", 0.01, _MAX_POLL_INTERVAL),
+            concurrency=check_concurrency(concurrency),
+            poll_interval=check_poll_interval(poll_interval),
             batch_size=check_count(batch_size, "batch_size", 1, MAX_BATCH_SIZE),
             visibility_timeout=self._visibility_timeout,
             policy=self._policy,
