@@ -102,7 +102,7 @@ class _AboutCommandError(CommandBusError):
         return cls(None, None, message)
 
     def _describe(self, domain: str | None, command_id: UUID | None) -> str:
-        raise NotImplementedError
+        raise NotImplementedError  # each error below has its own words
 
 
 class DuplicateCommandError(_AboutCommandError):
@@ -142,7 +142,7 @@ class _AboutHandlerError(CommandBusError):
         self.command_type = command_type
 
     def _describe(self, domain: str, command_type: str) -> str:
-        raise NotImplementedError
+        raise NotImplementedError  # each error below has its own words
 
 
 class HandlerNotFoundError(_AboutHandlerError):

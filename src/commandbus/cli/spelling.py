@@ -20,7 +20,7 @@ class _Spelling:
 
     def invoke(self, context: Any) -> object:  # noqa: ANN401
         with _as_typed(context):
-            return super().invoke(context)  # type: ignore[misc]
+            return super().invoke(context)  # type: ignore[misc]  # of the class beside it
 
 
 class _Command(_Spelling, TyperCommand):

@@ -14,8 +14,7 @@ from commandbus.errors import HandlerNotFoundError, PermanentCommandError, Stale
 from commandbus.handlers import HandlerRegistry, Registration
 from commandbus.repositories import PostgresCommandRepository
 from commandbus.repositories._base import translate
-from commandbus.retry import RELEASE, Outcome, RetryPolicy, Settlement, settle_error, settle_success
-from commandbus.worker.places import place_of
+from commandbus.retry import RELEASE, Outcome, RetryPolicy, Settlement, settle_success
 from commandbus.worker.received import ReceivedCommand
 
 logger = logging.getLogger(__name__)
@@ -65,13 +64,7 @@ class Runner:
     def fail(self, received: ReceivedCommand, error: BaseException) -> Settlement:
         """Return what to store about an attempt that ended with an error, which is logged."""
         registration = self._registry.registration(received.command.domain, received.command.command_type)
-        settlement = settle_error(
-            error,
-            attempt=received.context.attempt,
-            max_attempts=received.context.max_attempts,
-            policy=self._policy,
-            place=None if registration is None else place_of(error, registration.fn),
-        )
+        settlement = received.failed(error, self._policy, None if registration is None else registration.fn)
         _log_failure(received, error, settlement)
         return settlement
 

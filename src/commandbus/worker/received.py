@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,8 @@ from commandbus.handlers import Extender, HandlerContext
 from commandbus.models import Command, CommandMetadata, CommandStatus, Lease
 from commandbus.payload import decode
 from commandbus.repositories.command import Delivery
-from commandbus.retry import RELEASE, Settlement
+from commandbus.retry import RELEASE, RetryPolicy, Settlement, settle_error
+from commandbus.worker.places import place_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,18 @@ class ReceivedCommand:
     task: asyncio.Task[Any] | None = field(default=None, repr=False)
     is_settling: bool = False
     is_lost: bool = False
+
+    def failed(
+        self, error: BaseException, policy: RetryPolicy, handler: Callable[..., Any] | None = None
+    ) -> Settlement:
+        """Return what an error means for its attempt, and where it came from."""
+        return settle_error(
+            error,
+            attempt=self.context.attempt,
+            max_attempts=self.context.max_attempts,
+            policy=policy,
+            place=place_of(error, handler),
+        )
 
     @property
     def msg_id(self) -> int:

@@ -19,7 +19,7 @@ from commandbus.maintenance import Maintenance
 from commandbus.payload import check_count, check_domain, check_timeout
 from commandbus.repositories import PgmqClient, PostgresCommandRepository
 from commandbus.repositories._base import check_pool, settings_of
-from commandbus.retry import RetryPolicy, Settlement, recast, settle_error, settle_result
+from commandbus.retry import RetryPolicy, Settlement, recast, settle_result
 from commandbus.worker.cancels import Cancels
 from commandbus.worker.connections import listening, open_now, own_pool
 from commandbus.worker.engine import Engine, RunOptions
@@ -31,7 +31,6 @@ from commandbus.worker.limits import (
     check_poll_interval,
     check_visibility_timeout,
 )
-from commandbus.worker.places import place_of
 from commandbus.worker.received import ReceivedCommand, to_received, without_faults
 from commandbus.worker.vitals import Vitals
 
@@ -132,7 +131,7 @@ class Worker:
             if one.problem is None:
                 received.append(one)
             else:
-                await self._settle(one, self._settlement_of(one, one.problem))
+                await self._settle(one, one.failed(one.problem, self._policy))
         return received
 
     async def complete(self, received: ReceivedCommand, result: Any | None = None) -> None:  # noqa: ANN401  (any JSON)
@@ -165,7 +164,7 @@ class Worker:
             return
         if isinstance(error, PermanentCommandError | BusinessRuleException):
             error = recast(error, TransientCommandError)
-        await self._settle(received, self._settlement_of(received, error))
+        await self._settle(received, received.failed(error, self._policy))
 
     async def fail_permanent(self, received: ReceivedCommand, error: Exception) -> None:
         """End an attempt whose command cannot work as it is: it waits for an operator.
@@ -173,7 +172,7 @@ class Worker:
         Raises:
             StaleLeaseError: as `complete`.
         """
-        await self._settle(received, self._settlement_of(received, recast(error, PermanentCommandError)))
+        await self._settle(received, received.failed(recast(error, PermanentCommandError), self._policy))
 
     async def fail_business_rule(self, received: ReceivedCommand, error: Exception) -> None:
         """End an attempt whose command the business refuses: it is FAILED, and nobody needs to look at it.
@@ -181,7 +180,7 @@ class Worker:
         Raises:
             StaleLeaseError: as `complete`.
         """
-        await self._settle(received, self._settlement_of(received, recast(error, BusinessRuleException)))
+        await self._settle(received, received.failed(recast(error, BusinessRuleException), self._policy))
 
     async def run(
         self,
@@ -289,16 +288,6 @@ class Worker:
         except TimeoutError:
             return False
         return True
-
-    def _settlement_of(self, received: ReceivedCommand, error: Exception) -> Settlement:
-        context = received.context
-        return settle_error(
-            error,
-            attempt=context.attempt,
-            max_attempts=context.max_attempts,
-            policy=self._policy,
-            place=place_of(error),
-        )
 
     async def _settle(self, received: ReceivedCommand, settlement: Settlement) -> None:
         refused = await self._commands.settle(self._domain, [received.lease], [settlement])
